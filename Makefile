@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+# One non-recursive Makefile. `make help` lists what there is to do. V=1 shows commands.
+#   CC=gcc|clang  SAN=address,undefined|thread  WERROR=1  PREFIX=/usr  DESTDIR=
+
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := all
+SHELL   := /bin/bash
+CC      := gcc
+PREFIX  ?= /usr/local
+DESTDIR ?=
+VERSION := 0.1.0
+Q       := $(if $(V),,@)
+say      = @$(if $(V),:,printf '  %-7s %s\n')
+
+# Sanitizer and compiler variants do not share objects.
+comma   := ,
+B       := build/out$(if $(filter-out gcc,$(CC)),-$(notdir $(CC)))$(if $(SAN),-$(subst $(comma),_,$(SAN)))
+
+pkgs    := libevent libevent_pthreads liblz4 libxxhash openssl libconfig jansson liburing \
+           libnl-route-3.0 libseccomp libcap-ng libsystemd libcurl sqlite3
+pc      = $(shell pkg-config $(1) $(pkgs) 2>/dev/null)
+CFLAGS  ?= -O2 -g
+ALL_CFLAGS = -std=gnu17 -Wall -Wextra -Wshadow=local -Wstrict-prototypes -Wmissing-prototypes \
+             -Wvla -Wno-unused-parameter -fno-strict-aliasing -pthread \
+             $(if $(WERROR),-Werror) -I. -D_GNU_SOURCE -DRHEA_VERSION='"$(VERSION)"' \
+             $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all) \
+             $(CFLAGS) $(PKG_CFLAGS)
+ALL_LDFLAGS = -pthread $(if $(SAN),-fsanitize=$(SAN)) $(LDFLAGS)
+PKG_CFLAGS = $(eval PKG_CFLAGS := $(call pc,--cflags))$(PKG_CFLAGS)
+PKG_LIBS   = $(eval PKG_LIBS := $(call pc,--libs))$(PKG_LIBS)
+
+# A program's main is in a file named like the program; everything else is library.
+programs := rhead rheactl rhea-vm
+mains    := $(programs:%=ctl/%.c)
+lib_src  := $(wildcard hv/base/*.c hv/*.c replication/*.c remus/*.c netbuf/*.c diskrep/*.c) \
+            $(filter-out $(mains),$(wildcard ctl/*.c))
+lib_obj  := $(lib_src:%.c=$(B)/%.o)
+bins     := $(patsubst %,$(B)/%,$(foreach p,$(programs),$(if $(wildcard ctl/$(p).c),$(p))))
+
+unit_src  := $(wildcard tests/unit/test_*.c)
+unit_bin  := $(unit_src:%.c=$(B)/%)
+fuzz_src  := $(wildcard tests/fuzz/fuzz_*.c)
+tool_src  := $(wildcard tests/native/*.c tests/bench/*.c tests/lab/*.c)
+tool_bin  := $(tool_src:%.c=$(B)/%)
+guest_src := $(wildcard tests/guest/*.c tests/guest/*.S)
+guest_bin := $(if $(guest_src),$(B)/tests/guest/guest.elf)
+
+.PHONY: all help deps test unit native labtest demo bench lab lint check-layers format install clean fuzz programs
+all: $(bins) $(unit_bin) $(tool_bin) $(guest_bin)
+programs: $(bins)
+
+help:
+	@sed -n 's/^#: //p' Makefile
+
+$(B)/%.o: %.c | have-deps
+	$(say) CC $<
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
+
+$(B)/librhea.a: $(lib_obj)
+	$(say) AR $@
+	@rm -f $@
+	$(Q)ar rcs $@ $^
+
+$(bins): $(B)/%: $(B)/ctl/%.o $(B)/librhea.a
+	$(say) LD $@
+	$(Q)$(CC) $(ALL_LDFLAGS) $^ -o $@ $(PKG_LIBS)
+
+$(unit_bin) $(tool_bin): $(B)/%: $(B)/%.o $(B)/librhea.a
+	$(say) LD $@
+	$(Q)$(CC) $(ALL_LDFLAGS) $^ -o $@ $(PKG_LIBS) -lcunit -lm
+.PRECIOUS: $(B)/%.o
+
+# The ring-3 guest is freestanding: no libc, no sanitizer, always gcc.
+$(B)/tests/guest/guest.elf: $(guest_src) $(wildcard tests/guest/*.h tests/guest/*.ld)
+	$(say) GUEST $@
+	@mkdir -p $(@D)
+	$(Q)gcc -std=gnu17 -O2 -g -Wall -Wextra -ffreestanding -fno-stack-protector -fno-pic -no-pie \
+		-mno-red-zone -mgeneral-regs-only -mcmodel=small -nostdlib -static -I. \
+		-Wl,--build-id=none -Wl,-T,tests/guest/guest.ld $(guest_src) -o $@
+
+# Missing headers are told in one line instead of a hundred.
+.PHONY: have-deps
+have-deps:
+	@pkg-config --exists $(pkgs) || { echo 'some libraries are missing: run "make deps" (as root)' >&2; exit 1; }
+
+#: make               build everything into build/
+#: make deps          install the Debian packages that building and testing need (root)
+deps:
+	$(Q)tests/deps.sh
+
+#: make test          all tests (root)
+test: deps
+	$(Q)$(MAKE) --no-print-directory all
+	$(Q)B=$(B) tests/run.sh unit native lab
+
+unit: $(unit_bin)
+	$(Q)B=$(B) tests/run.sh unit
+native: all
+	$(Q)B=$(B) tests/run.sh native
+labtest: all
+	$(Q)B=$(B) tests/run.sh lab
+
+#: make demo          a Linux guest outlives its host (root)
+demo: deps
+	$(Q)$(MAKE) --no-print-directory programs
+	$(Q)B=$(B) tests/lab/demo.sh
+
+#: make lab           a shell on two emulated hosts
+lab: deps
+	$(Q)$(MAKE) --no-print-directory programs
+	$(Q)B=$(B) tests/lab/shell.sh
+
+#: make bench         the epoch engine's figures, against a floor in the same run
+bench: deps
+	$(Q)$(MAKE) --no-print-directory all
+	$(Q)B=$(B) tests/bench/bench.sh
+
+#: make lint          formatting, clang-tidy, cppcheck, shellcheck, layers
+lint: check-layers
+	$(Q)tests/lint.sh
+
+#: make check-layers  who may include whom (DESIGN.md)
+check-layers:
+	$(Q)tests/layers.sh
+
+format:
+	$(Q)git ls-files '*.c' '*.h' | xargs clang-format -i
+
+#: make install       into $(DESTDIR)$(PREFIX)
+install: programs
+	$(Q)install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/rhea
+	$(Q)install -m 0755 $(B)/rhead $(DESTDIR)$(PREFIX)/sbin/rhead
+	$(Q)install -m 0755 $(B)/rheactl $(DESTDIR)$(PREFIX)/bin/rheactl
+	$(Q)install -m 0755 $(B)/rhea-vm $(DESTDIR)$(PREFIX)/libexec/rhea/rhea-vm
+
+#: make clean         remove what was built (not the lab's images)
+clean:
+	$(Q)rm -rf build/out*
+
+-include $(lib_obj:.o=.d) $(mains:%.c=$(B)/%.d) $(unit_src:%.c=$(B)/%.d) $(tool_src:%.c=$(B)/%.d)

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * gm - guest memory: one memfd, mapped once, seen by the guest in one or two pieces.
+ *
+ * "Page" is 4 KiB; a page's index is its offset in the memfd / 4096, without the hole below
+ * 4 GiB, and is what checkpoints speak of. Guest-physical addresses come from the guest and
+ * are hostile: only gm_at() and the helpers turn them into pointers.
+ */
+#ifndef HV_GM_H
+#define HV_GM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct err;
+struct gm;
+
+enum { GM_PAGE = 4096 };
+
+/* @bytes: multiple of 2 MiB, at least 16 MiB. Returns owned. */
+int gm_create(uint64_t bytes, struct gm **gm_out, struct err *err);
+void gm_destroy(struct gm *gm); /* NULL is fine */
+
+uint64_t gm_bytes(const struct gm *gm);
+uint64_t gm_pages(const struct gm *gm);
+int gm_fd(const struct gm *gm);		/* the memfd; borrowed */
+uint8_t *gm_base(const struct gm *gm); /* page index i is at gm_base() + i * GM_PAGE */
+
+/* Host address of [gpa, gpa + len), or NULL if any byte of it is not RAM or it wraps or
+ * crosses the hole. Whoever writes through it calls gm_mark() afterwards, before the guest
+ * is told. Any thread. */
+void *gm_at(const struct gm *gm, uint64_t gpa, uint64_t len);
+/* The VMM wrote [gpa, gpa + len): count its pages as dirty (KVM's log does not see our
+ * writes). Any thread; lock-free. Out-of-range is ignored. */
+void gm_mark(struct gm *gm, uint64_t gpa, uint64_t len);
+/* Copy in and out; 0 or -EFAULT. gm_write() marks. */
+int gm_write(struct gm *gm, uint64_t gpa, const void *src, uint64_t len);
+int gm_read(const struct gm *gm, uint64_t gpa, void *dst, uint64_t len);
+
+/* Give the memory to KVM as slots of @vm_fd (borrowed). Once. */
+int gm_attach(struct gm *gm, int vm_fd, struct err *err);
+/* Dirty logging on or off. On: the log starts empty, so what was written before must be
+ * sent whole by other means. Guest may run. */
+int gm_log(struct gm *gm, int on, struct err *err);
+/* OR all pages written since the last harvest (by the guest and by us) into @bitmap
+ * (gm_pages() bits, little-endian words) and start anew. The count of set bits that were
+ * added is not returned; scan the bitmap. 0 or -errno; on error some pages may be in
+ * neither place: the caller must treat the checkpoint as failed and sync in full. */
+int gm_harvest(struct gm *gm, uint64_t *bitmap);
+
+#endif

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * netbuf - output commit: what the guest says is held until the checkpoint it belongs to is safe.
+ *
+ * Theory of operation. One netbuf holds the output of all net devices and consoles of a VM, in
+ * the order said. While PASSING (alone) output goes straight out. Capturing an epoch seals its
+ * queue and opens the next; committed(i) writes out queue i and all before it. The first
+ * capture after sync_begin turns holding on, before the guest resumes; only alone() turns it off.
+ * A full buffer refuses frames (-EAGAIN, the device's queue stops) and asks for an early epoch;
+ * it never drops and never leaks. The addresses that the guest speaks from are learned and travel
+ * with the checkpoint, for the announcements after a failover.
+ */
+#ifndef NETBUF_NETBUF_H
+#define NETBUF_NETBUF_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "hv/devices.h"
+#include "remus/participant.h"
+
+struct err;
+struct loop;
+struct netbuf;
+struct netbuf_standby;
+
+struct netbuf_stats {
+	uint64_t held_bytes, held_frames, released_bytes, released_frames, dropped_bytes;
+	uint64_t refused; /* times a device was told to wait */
+	int holding;
+};
+
+/* @limit_bytes: held at most, over all epochs. @trigger: asked when half is full, and when output
+ * waits (so that the engine may end the epoch early). @loop: the I/O thread (borrowed). Starts
+ * holding if @hold, else passing. */
+int netbuf_create(size_t limit_bytes, struct loop *loop, int hold, struct epoch_trigger trigger,
+		  struct netbuf **nb_out, struct err *err);
+void netbuf_destroy(struct netbuf *nb); /* what is still held is dropped, never released */
+
+/* Put it between @dev and its tap. Before vm_start. */
+int netbuf_add_net(struct netbuf *nb, struct vnet *dev, struct err *err);
+/* A con_out whose bytes are held likewise and then written to @fd (borrowed, non-blocking; what
+ * it does not take is dropped: a console nobody reads must not stop the VM). */
+int netbuf_add_console(struct netbuf *nb, int fd, struct con_out *out, struct err *err);
+
+struct part netbuf_part(struct netbuf *nb);
+void netbuf_stats(struct netbuf *nb, struct netbuf_stats *out); /* any thread */
+
+/* The standby keeps the learned addresses of the last applied epoch, to give them on. */
+int netbuf_standby_create(struct netbuf_standby **s_out, struct err *err);
+void netbuf_standby_destroy(struct netbuf_standby *s);
+struct standby_part netbuf_standby_part(struct netbuf_standby *s);
+/* After a failover, output now being this host's: gratuitous ARP, RARP and unsolicited neighbour
+ * advertisements for all learned addresses, at once and again after 50, 200, 500, 1000, 2000 ms
+ * (timers on the loop). Continues the table in @nb. */
+int netbuf_announce(struct netbuf *nb, const struct netbuf_standby *s, struct err *err);
+
+#endif

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * parts - the two participants that every VM has: its memory and its machine state.
+ */
+#ifndef REMUS_PARTS_H
+#define REMUS_PARTS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "remus/participant.h"
+
+struct err;
+struct gm;
+struct mem_part;
+struct mem_standby;
+struct mach_part;
+struct mach_standby;
+struct pc_stats;
+struct vm;
+
+/* Memory: harvest, copy, encode. @cache_bytes bounds the copies kept as delta bases. @max_dirty:
+ * pages in an epoch after which it asks for an early end (0: a quarter of RAM). */
+int mem_part_create(struct gm *gm, size_t cache_bytes, struct mem_part **m_out, struct err *err);
+struct part mem_part(struct mem_part *m);
+void mem_part_stats(struct mem_part *m, struct pc_stats *out); /* any thread */
+uint64_t mem_part_last_dirty(struct mem_part *m);	       /* pages of the last capture */
+void mem_part_destroy(struct mem_part *m);
+
+/* Staged pages of epochs not yet applied, at most @stage_bytes; then the link is given up. */
+int mem_standby_create(struct gm *gm, size_t stage_bytes, struct mem_standby **m_out, struct err *err);
+struct standby_part mem_standby(struct mem_standby *m);
+void mem_standby_destroy(struct mem_standby *m);
+
+/* Machine: stops and resumes the guest, saves vCPUs, irqchip, clock and devices. First in the
+ * array. */
+int mach_part_create(struct vm *vm, struct mach_part **m_out, struct err *err);
+struct part mach_part(struct mach_part *m);
+void mach_part_destroy(struct mach_part *m);
+
+/* Keeps the last applied state; activate loads it into @vm (vm_load). */
+int mach_standby_create(struct vm *vm, struct mach_standby **m_out, struct err *err);
+struct standby_part mach_standby(struct mach_standby *m);
+void mach_standby_destroy(struct mach_standby *m);
+
+#endif
