@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * buf - a byte buffer that grows, and a bounded reader over bytes that somebody else wrote.
+ * buf - a byte buffer that grows, and a bounded reader over bytes that somebody else
+ * wrote.
  *
  * Not locked: one owner at a time.
  */
@@ -9,8 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Zero-initialised is empty and valid. @failed sticks once memory ran out, so that a row of
- * appends needs one check at its end. */
+/* Zero-initialised is empty and valid. @failed sticks once memory ran out, so that a row
+ * of appends needs one check at its end. */
 struct buf {
 	uint8_t *data;
 	size_t len, cap;
@@ -29,7 +30,8 @@ void *buf_grow(struct buf *b, size_t len);
 void buf_reset(struct buf *b);
 void buf_fini(struct buf *b);
 
-/* Reads never leave the bounds: after a short read @failed sticks and zeroes are returned. */
+/* Reads never leave the bounds: after a short read @failed sticks and zeroes are
+ * returned. */
 struct reader {
 	const uint8_t *p, *end;
 	int failed;

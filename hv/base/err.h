@@ -14,12 +14,15 @@ struct err {
 
 /* Record an error; @code is a negative errno. Replaces what was there. @e may be NULL.
  * Returns @code, so that a function can end in "return err_set(...)". */
-int err_set(struct err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+int err_set(struct err *e, int code, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 
 /* Like err_set(), with ": <text of errno>" appended; @code is a negative errno. */
-int err_sys(struct err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+int err_sys(struct err *e, int code, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 
-/* Put "<context>: " before the message that is there. Returns e->code (-EIO if e is NULL). */
+/* Put "<context>: " before the message that is there. Returns e->code (-EIO if e is
+ * NULL). */
 int err_ctx(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

@@ -22,7 +22,8 @@ static uint64_t upper_edge(size_t b)
 	if (b < HIST_SUB)
 		return b;
 	top = (unsigned)(b / HIST_SUB) + 3;
-	return ((uint64_t)(HIST_SUB + b % HIST_SUB) << (top - 4)) + ((1ull << (top - 4)) - 1);
+	return ((uint64_t)(HIST_SUB + b % HIST_SUB) << (top - 4)) +
+	       ((1ull << (top - 4)) - 1);
 }
 
 void hist_add(struct hist *h, uint64_t v)

@@ -17,8 +17,8 @@ struct hist {
 };
 
 void hist_add(struct hist *h, uint64_t v);
-/* The value that a share @q (0..1) of all counted values does not exceed; the upper edge of
- * its bucket, at most the maximum. 0 when nothing was counted. */
+/* The value that a share @q (0..1) of all counted values does not exceed; the upper edge
+ * of its bucket, at most the maximum. 0 when nothing was counted. */
 uint64_t hist_quantile(const struct hist *h, double q);
 
 #endif

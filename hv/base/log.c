@@ -79,8 +79,8 @@ void log_at(enum log_level lvl, const char *fmt, ...)
 	clock_gettime(CLOCK_REALTIME, &ts);
 	gmtime_r(&ts.tv_sec, &tm);
 	n = strftime(line, sizeof(line), "%Y-%m-%dT%H:%M:%S", &tm);
-	n += (size_t)snprintf(line + n, sizeof(line) - n, ".%06ldZ %s %s%s", ts.tv_nsec / 1000,
-			      lg.program, lvl_name[lvl], lg.vm);
+	n += (size_t)snprintf(line + n, sizeof(line) - n, ".%06ldZ %s %s%s",
+			      ts.tv_nsec / 1000, lg.program, lvl_name[lvl], lg.vm);
 	n += put_counter(line + n, sizeof(line) - n, "term", atomic_load(&lg.term));
 	n += put_counter(line + n, sizeof(line) - n, "epoch", atomic_load(&lg.epoch));
 	n += (size_t)snprintf(line + n, sizeof(line) - n, ": ");
@@ -105,5 +105,6 @@ int log_ratelimit_ok(uint64_t *last, unsigned ms)
 
 	if (was && now - was < (uint64_t)ms * 1000000u)
 		return 0;
-	return __atomic_compare_exchange_n(last, &was, now, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+	return __atomic_compare_exchange_n(last, &was, now, 0, __ATOMIC_RELAXED,
+					   __ATOMIC_RELAXED);
 }

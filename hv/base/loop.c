@@ -31,7 +31,8 @@ struct loop {
 	void *guard_arg;
 };
 
-void loop_set_guard(struct loop *l, void (*enter)(void *), void (*leave)(void *), void *arg)
+void loop_set_guard(struct loop *l, void (*enter)(void *), void (*leave)(void *),
+		    void *arg)
 {
 	l->enter = enter;
 	l->leave = leave;

@@ -12,8 +12,8 @@ struct loop;
 int loop_create(struct loop **loop_out, struct err *err);
 void loop_destroy(struct loop *l); /* NULL is fine; work still posted is dropped */
 
-/* The libevent base, for events of one's own. Add and delete them on the loop's thread, or
- * before it runs. */
+/* The libevent base, for events of one's own. Add and delete them on the loop's thread,
+ * or before it runs. */
 struct event_base *loop_base(struct loop *l);
 
 /* Run until loop_stop(). 0, or a negative errno if the loop itself failed. */
@@ -21,13 +21,15 @@ int loop_run(struct loop *l);
 /* Any thread, and signal handlers' threads; not from a signal handler. */
 void loop_stop(struct loop *l);
 
-/* Run fn(arg) once on the loop's thread, in the order posted. Any thread. 0 or -ENOMEM. */
+/* Run fn(arg) once on the loop's thread, in the order posted. Any thread. 0 or -ENOMEM.
+ */
 int loop_post(struct loop *l, void (*fn)(void *arg), void *arg);
 
-/* If set, every callback of the caller's own events should run between enter and leave; the
- * loop brackets posted work with them by itself. Used by rhea-vm to keep device work out of
- * a checkpoint. */
-void loop_set_guard(struct loop *l, void (*enter)(void *), void (*leave)(void *), void *arg);
+/* If set, every callback of the caller's own events should run between enter and leave;
+ * the loop brackets posted work with them by itself. Used by rhea-vm to keep device work
+ * out of a checkpoint. */
+void loop_set_guard(struct loop *l, void (*enter)(void *), void (*leave)(void *),
+		    void *arg);
 void loop_enter(struct loop *l);
 void loop_leave(struct loop *l);
 

@@ -20,25 +20,26 @@ struct le64 {
 	uint8_t b[8];
 };
 
-#define WIRE_DEFINE(bits)                                                                \
-	static inline uint##bits##_t le##bits##_get(struct le##bits v)                   \
-	{                                                                                \
-		uint##bits##_t x;                                                        \
-		memcpy(&x, v.b, sizeof(x));                                              \
-		return le##bits##toh(x);                                                 \
-	}                                                                                \
-	static inline struct le##bits le##bits##_of(uint##bits##_t x)                    \
-	{                                                                                \
-		struct le##bits v;                                                       \
-		x = htole##bits(x);                                                      \
-		memcpy(v.b, &x, sizeof(x));                                              \
-		return v;                                                                \
+#define WIRE_DEFINE(bits)                                              \
+	static inline uint##bits##_t le##bits##_get(struct le##bits v) \
+	{                                                              \
+		uint##bits##_t x;                                      \
+		memcpy(&x, v.b, sizeof(x));                            \
+		return le##bits##toh(x);                               \
+	}                                                              \
+	static inline struct le##bits le##bits##_of(uint##bits##_t x)  \
+	{                                                              \
+		struct le##bits v;                                     \
+		x = htole##bits(x);                                    \
+		memcpy(v.b, &x, sizeof(x));                            \
+		return v;                                              \
 	}
 WIRE_DEFINE(16)
 WIRE_DEFINE(32)
 WIRE_DEFINE(64)
 #undef WIRE_DEFINE
 
-#define WIRE_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type " must be " #size " bytes")
+#define WIRE_SIZE(type, size) \
+	_Static_assert(sizeof(type) == (size), #type " must be " #size " bytes")
 
 #endif

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * vmm - the inside of rhea-vm: a machine, its participants, and the engine of its role.
+ *
+ * Theory of operation. rhea-vm is born by rhead with one socket, gets every descriptor in
+ * its first message (setup), gives up its privileges and then only does what rhead says:
+ *
+ *   setup -> boot                -> primary, alone -> link -> protected -> ...
+ *   setup -> standby -> link ... -> activate -> primary, alone -> ...
+ *
+ * The machine is built alike for both roles, so that a standby only has to load state and
+ * let the vCPUs go. The way back does not exist: a fenced primary exits, and rhead starts
+ * a new process.
+ *
+ * Threads: the control loop (main thread: rhead's messages, everything in vmm*.c unless
+ * said otherwise), the I/O loop (devices), the engines' own, one short-lived thread for
+ * each TLS handshake.
+ */
+#ifndef CTL_VMM_H
+#define CTL_VMM_H
+
+#include <jansson.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "hv/base/err.h"
+#include "hv/vm.h"
+#include "remus/primary.h"
+#include "replication/transport.h"
+
+struct blk;
+struct diskrep;
+struct diskrep_standby;
+struct loop;
+struct mach_part;
+struct mach_standby;
+struct mem_part;
+struct mem_standby;
+struct netbuf;
+struct netbuf_standby;
+struct standby;
+struct serial;
+struct vconsole;
+struct vnet;
+
+enum { VMM_NETS_MAX = 8, VMM_DISKS_MAX = 8, VMM_NAME_MAX = 64 };
+
+/* The setup message, checked. Strings and descriptors are owned. */
+struct vmm_setup {
+	char *vm, *host, *peer, *pair, *cpu, *cmdline, *log;
+	uint8_t psk[TP_PSK_LEN];
+	uint64_t ram;
+	unsigned vcpus;
+	unsigned interval_us, min_interval_us, inflight;
+	uint64_t cache, netbuf, diskbuf;
+	unsigned uid, gid;
+	unsigned nets, disks;
+	uint8_t mac[VMM_NETS_MAX][6];
+	char *serial[VMM_DISKS_MAX];
+	int read_only[VMM_DISKS_MAX];
+	int kvm_fd, kernel_fd, initrd_fd, console_fd;
+	int disk_fd[VMM_DISKS_MAX], net_fd[VMM_NETS_MAX];
+};
+
+/* Check @msg and take @nfds descriptors of @fds (all of them, also on failure). */
+int vmm_setup_parse(json_t *msg, const int *fds, int nfds, struct vmm_setup *s_out,
+		    struct err *err);
+void vmm_setup_fini(struct vmm_setup *s);
+
+struct vmm {
+	int ctl_fd;
+	struct loop *ctl; /* main thread */
+	int exit_status;
+	struct vmm_setup set;
+
+	/* machine */
+	struct loop *io;
+	pthread_t io_thread;
+	int io_running;
+	struct vm *vm;
+	struct vnet *net[VMM_NETS_MAX];
+	struct serial *serial;
+	struct vconsole *console;
+
+	/* participants, as primary and as standby */
+	struct mach_part *mach;
+	struct mem_part *mem;
+	struct netbuf *netbuf;
+	struct diskrep *diskrep;
+	struct mach_standby *s_mach;
+	struct mem_standby *s_mem;
+	struct netbuf_standby *s_net;
+	struct diskrep_standby *s_disk;
+
+	_Atomic(struct primary *) primary; /* triggers come from other threads */
+	struct standby *standby;
+	int started; /* the guest's vCPUs run */
+
+	/* link */
+	pthread_mutex_t link_lock;
+	struct tp *fault; /* the layer of the present link; NULL when there is none */
+	struct tp_fault fault_set;
+	int handshaking;
+
+	/* liveness of the I/O loop: asked and answered */
+	atomic_uint io_asked, io_answered;
+};
+
+/* vmm.c */
+int vmm_build(struct vmm *m, struct err *err); /* the machine, from m->set */
+/* Start the I/O thread. After the sandbox: privileges are given up thread by thread. */
+int vmm_run_io(struct vmm *m, struct err *err);
+void vmm_destroy(struct vmm *m);
+int vmm_boot(struct vmm *m, uint64_t term, struct err *err);
+int vmm_be_standby(struct vmm *m, struct err *err);
+int vmm_activate(struct vmm *m, uint64_t term, struct err *err);
+/* The role and state in the words of vmproto.h. */
+void vmm_role(struct vmm *m, const char **role_out, const char **state_out,
+	      uint64_t *term_out);
+
+/* vmm_link.c: takes @fd; tells rhead by itself how it went. */
+int vmm_link(struct vmm *m, int fd, int primary_side, uint64_t term);
+void vmm_link_gone(struct vmm *m); /* the engine gave up the transport; any thread */
+void vmm_fault(struct vmm *m, const struct tp_fault *f);
+
+/* vmm_stats.c: returns an owned object. */
+json_t *vmm_stats(struct vmm *m);
+
+/* vmm_sandbox.c: give up privileges and all system calls that are not needed. */
+int vmm_sandbox(const struct vmm_setup *s, struct err *err);
+
+/* vmm_events.c: tell rhead; takes @msg. Any thread. */
+void vmm_tell(struct vmm *m, json_t *msg);
+void vmm_on_primary_state(void *arg, enum primary_state s, uint64_t term,
+			  const char *why);
+void vmm_on_guest(void *arg, enum vm_event ev, const char *text);
+void vmm_end(struct vmm *m,
+	     int status); /* leave the control loop with this exit status */
+
+#endif
