@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * tap - a guest's network card on the host: a tap device, joined to a bridge.
+ *
+ * The tap lives as long as its descriptor: when rhea-vm ends, it vanishes, and nothing is
+ * left to clean up. Frames carry a 12-byte struct virtio_net_hdr_v1 and no packet
+ * information.
+ */
+#ifndef CTL_TAP_H
+#define CTL_TAP_H
+
+struct err;
+
+enum { TAP_NAME_MAX = 15, TAP_HDR_LEN = 12 };
+
+/* Make tap @name, set it up, and put it into the existing @bridge (NULL or "": none).
+ * Returns a non-blocking, close-on-exec descriptor, owned, or a negative errno. Any
+ * thread; blocks for a few netlink round trips with the kernel only. */
+int tap_open(const char *name, const char *bridge, struct err *err);
+
+#endif
