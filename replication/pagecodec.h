@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * pagecodec - pages to bytes and back: unchanged and zero pages, XOR delta, LZ4, raw.
  *
- * A batch is the payload of one MEMORY record: page items one after the other (STREAM.md).
- * Pure: no threads, no I/O. An encoder or decoder serves one thread.
+ * A batch is the payload of one MEMORY record: page items one after the other
+ * (STREAM.md). Pure: no threads, no I/O. An encoder or decoder serves one thread.
  */
 #ifndef REPLICATION_PAGECODEC_H
 #define REPLICATION_PAGECODEC_H
@@ -27,16 +27,17 @@ struct pc_stats {
 	uint64_t bytes_raw, bytes_out;
 };
 
-/* Append page @index with content @page (4096 bytes) to @out. @base: what the other side has
- * for this page, or NULL if that is not known here. Appends nothing when @page equals @base.
- * Adds to @st. 0 or -ENOMEM. Worst case PC_ITEM_MAX bytes. */
+/* Append page @index with content @page (4096 bytes) to @out. @base: what the other side
+ * has for this page, or NULL if that is not known here. Appends nothing when @page equals
+ * @base. Adds to @st. 0 or -ENOMEM. Worst case PC_ITEM_MAX bytes. */
 int pc_encode(struct buf *out, uint64_t index, const void *page, const void *base,
 	      struct pc_stats *st);
 enum { PC_ITEM_MAX = 16 + PC_PAGE };
 
-/* Walk a batch. For each item @fn gets the index, whether @page is a delta to be XORed onto the
- * present content or the content itself, and 4096 bytes. Everything is checked before @fn sees
- * it: index below @pages, sizes, LZ4. 0, what @fn returned if not 0, or -EBADMSG with @err. */
+/* Walk a batch. For each item @fn gets the index, whether @page is a delta to be XORed
+ * onto the present content or the content itself, and 4096 bytes. Everything is checked
+ * before @fn sees it: index below @pages, sizes, LZ4. 0, what @fn returned if not 0, or
+ * -EBADMSG with @err. */
 typedef int pc_item_fn(void *arg, uint64_t index, int delta, const void *page);
 int pc_decode(const void *batch, size_t len, uint64_t pages, pc_item_fn *fn, void *arg,
 	      struct err *err);
@@ -44,14 +45,19 @@ int pc_decode(const void *batch, size_t len, uint64_t pages, pc_item_fn *fn, voi
 /* dst ^= src, 4096 bytes each. */
 void pc_xor(void *dst, const void *src);
 
-/* What was sent last of each page, bounded: direct-mapped over @slots pages (0: no cache, every
- * lookup is NULL). pc_cache_swap() gives the slot @page (a page from pc_page_alloc or an
- * earlier swap) and takes back the one that was there, to be reused: no copy. */
+/* What was sent last of each page, bounded: direct-mapped over @slots pages (0: no cache,
+ * every lookup is NULL). pc_cache_swap() gives the slot @page (a page from pc_page_alloc
+ * or an earlier swap) and takes back the one that was there, to be reused: no copy. */
 struct pc_cache;
-struct pc_cache *pc_cache_create(size_t slots);
+struct pc_cache *
+pc_cache_create(size_t slots); /* returns owned, or NULL: out of memory */
 void pc_cache_destroy(struct pc_cache *c);
 const void *pc_cache_get(const struct pc_cache *c, uint64_t index);
-void *pc_cache_swap(struct pc_cache *c, uint64_t index, void *page);
+void *pc_cache_swap(struct pc_cache *c, uint64_t index, void *page); /* may be NULL */
 void pc_cache_clear(struct pc_cache *c); /* forget all: the peer is a new one */
+
+/* One page's memory for the cache, contents undefined; NULL: out of memory. */
+void *pc_page_alloc(void);
+void pc_page_free(void *page); /* NULL is fine */
 
 #endif

@@ -37,8 +37,9 @@ struct rec_wire {
 	struct le32 head_sum; /* low half of XXH3-64 of this header with head_sum 0 */
 	struct le64 term;
 	struct le64 epoch;
-	struct le64 seq;      /* counts records in this direction from 0: none lost, none twice */
-	struct le64 sum;      /* XXH3-64 of the payload */
+	struct le64
+		seq; /* counts records in this direction from 0: none lost, none twice */
+	struct le64 sum; /* XXH3-64 of the payload */
 };
 WIRE_SIZE(struct rec_wire, 48);
 
@@ -57,16 +58,18 @@ struct rec_stream {
 	uint8_t *in;
 	size_t in_cap;
 	uint64_t term; /* put on what is sent */
+	int failed;    /* the first error of rec_recv(); later calls return it again */
 };
 
 void rec_stream_init(struct rec_stream *s, struct tp *tp, uint64_t term);
 void rec_stream_fini(struct rec_stream *s);
 /* 0 or -errno. Payload is the sum of @iov, at most REC_PAYLOAD_MAX. Not flushed. */
-int rec_send(struct rec_stream *s, uint16_t type, uint64_t epoch, const struct iovec *iov, int n);
+int rec_send(struct rec_stream *s, uint16_t type, uint64_t epoch, const struct iovec *iov,
+	     int n);
 int rec_flush(struct rec_stream *s);
-/* The next whole record with both checksums right, or -errno: -EBADMSG with @err for one that is
- * damaged, out of sequence, of another version or too long; else the transport's error. The
- * term is not judged here. */
+/* The next whole record with both checksums right, or -errno: -EBADMSG with @err for one
+ * that is damaged, out of sequence, of another version or too long; else the transport's
+ * error. The term is not judged here. */
 int rec_recv(struct rec_stream *s, struct rec *rec_out, struct err *err);
 
 #endif

@@ -1,9 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  * transport - an ordered, reliable, authenticated stream of bytes to the peer.
  *
- * One thread sends, one thread receives, at the same time; shutdown comes from any thread.
- * Nothing here waits for ever on a dead peer: tp_shutdown() ends both, and each transport has a
- * send time-out of its own. After an error every later call fails.
+ * One thread sends, one thread receives, at the same time; shutdown comes from any
+ * thread. Nothing here waits for ever on a dead peer: tp_shutdown() ends both, and each
+ * transport has a send time-out of its own. After an error every later call in that
+ * direction fails; what came before the error can still be received, so that a peer's
+ * last word is not lost.
+ *
+ * Errors: -EPIPE the peer closed in good order, between two calls of recv; -ECONNRESET it
+ * went away in any other manner; -ESHUTDOWN tp_shutdown() was called here; -ETIMEDOUT it
+ * took nothing for too long; -EBADMSG the bytes were tampered with.
  */
 #ifndef REPLICATION_TRANSPORT_H
 #define REPLICATION_TRANSPORT_H
@@ -30,7 +36,10 @@ struct tp_ops {
 struct tp {
 	const struct tp_ops *ops;
 	uint64_t bytes_sent, bytes_received; /* payload; written by one thread each */
+	unsigned send_timeout_ms; /* without any progress; may be changed before the first
+				     send */
 };
+enum { TP_SEND_TIMEOUT_MS = 10000 };
 
 static inline int tp_send(struct tp *tp, const struct iovec *iov, int n)
 {
@@ -52,25 +61,27 @@ void tp_close(struct tp *tp); /* NULL is fine */
 
 enum { TP_PSK_LEN = 32 };
 
-/* TLS 1.3 with a pre-shared key over a connected TCP socket. Takes @fd. Does the handshake
- * before it returns, at most @timeout_ms; a peer without the key is refused there. @server: who
- * accepted. @identity names the pair. */
+/* TLS 1.3 with a pre-shared key over a connected TCP socket. Takes @fd. Does the
+ * handshake before it returns, at most @timeout_ms; a peer without the key is refused
+ * there. @server: who accepted. @identity names the pair. */
 int tp_tcp_open(int fd, int server, const char *identity, const uint8_t psk[TP_PSK_LEN],
 		unsigned timeout_ms, struct tp **tp_out, struct err *err);
 
 /* Two ends in one process, with a bounded buffer (@bytes) in each direction. */
 int tp_loop_pair(size_t bytes, struct tp *ends_out[2], struct err *err);
 
-/* A layer over any transport that does harm on purpose. Counts are of bytes sent through this
- * end; 0 = never. */
+/* A layer over any transport that does harm on purpose. Counts are of bytes sent through
+ * this end; 0 = never. */
 struct tp_fault {
-	unsigned delay_us;    /* each send is held back by so much */
-	uint64_t cut_after;   /* both ends see an error after n bytes */
-	uint64_t flip_after;  /* one bit of byte n is flipped */
-	uint64_t stall_after; /* bytes from n on vanish without an error: a pulled cable */
+	unsigned delay_us;   /* each send is held back by so much */
+	uint64_t cut_after;  /* both ends see an error after n bytes */
+	uint64_t flip_after; /* one bit of byte n is flipped */
+	uint64_t
+		stall_after; /* bytes from n on vanish without an error: a pulled cable */
 };
 /* Takes @inner. */
-int tp_fault_wrap(struct tp *inner, const struct tp_fault *f, struct tp **tp_out, struct err *err);
+int tp_fault_wrap(struct tp *inner, const struct tp_fault *f, struct tp **tp_out,
+		  struct err *err);
 /* Change it while it runs. Any thread. */
 void tp_fault_set(struct tp *tp, const struct tp_fault *f);
 

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * pagecodec - pages to bytes and back: unchanged and zero pages, XOR delta, LZ4, raw.
+ *
+ * Theory of operation. The cheapest answer is looked for first: same as before (nothing),
+ * zero (a header), a delta with long runs of zeroes (LZ4 walks over those at memory
+ * speed), LZ4 of the page itself, and the page as it is. A delta in which most words
+ * differ would cost as much as the page, so it is not tried. LZ4 gets less room than a
+ * page: it stops by itself once it is clear that nothing is won.
+ */
+#include "replication/pagecodec.h"
+
+#include "hv/base/buf.h"
+#include "hv/base/err.h"
+#include "hv/base/wire.h"
+
+#include <errno.h>
+#include <lz4.h>
+#include <string.h>
+
+/* An item: what, where, and how many bytes follow. */
+struct item {
+	struct le64 tag; /* kind in the low byte, page index above */
+	struct le16 len;
+};
+WIRE_SIZE(struct item, 10);
+_Static_assert(sizeof(struct item) + PC_PAGE <= PC_ITEM_MAX, "worst case");
+
+enum {
+	WORDS = PC_PAGE / 8,
+	DELTA_WORDS_MAX = WORDS * 3 / 4,  /* more words changed than this: no delta */
+	LZ4_ROOM = PC_PAGE - PC_PAGE / 8, /* less is not worth the peer's time */
+};
+
+typedef uint64_t vec __attribute__((vector_size(32), aligned(1), may_alias));
+enum { VECS = PC_PAGE / sizeof(vec) };
+
+static int vec_any(vec v)
+{
+	return (v[0] | v[1] | v[2] | v[3]) != 0;
+}
+
+static int page_is_zero(const void *page)
+{
+	const vec *p = page;
+
+	/* Most pages show in their first bytes that they are not zero. */
+	for (unsigned i = 0; i < VECS; i += 8) {
+		vec a = p[i] | p[i + 1] | p[i + 2] | p[i + 3];
+		vec b = p[i + 4] | p[i + 5] | p[i + 6] | p[i + 7];
+
+		if (vec_any(a | b))
+			return 0;
+	}
+	return 1;
+}
+
+/* out = a ^ b; returns how many 8-byte words differ. */
+static unsigned delta_of(uint64_t *out, const void *a, const void *b)
+{
+	const vec *pa = a, *pb = b;
+	vec *po = (vec *)out;
+	vec same = {0};
+
+	for (unsigned i = 0; i < VECS; i++) {
+		vec d = pa[i] ^ pb[i];
+
+		po[i] = d;
+		same += (vec)(d == 0); /* -1 for each word that is the same */
+	}
+	return WORDS + (unsigned)(same[0] + same[1] + same[2] + same[3]);
+}
+
+void pc_xor(void *dst, const void *src)
+{
+	const vec *s = src;
+	vec *d = dst;
+
+	for (unsigned i = 0; i < VECS; i++)
+		d[i] ^= s[i];
+}
+
+/* LZ4 block of @page into @dst; its size, or 0 when it would not fit into LZ4_ROOM. */
+static int compress(const void *page, void *dst)
+{
+	/* 16 KiB that would otherwise be cleared anew for each page. */
+	static _Thread_local LZ4_stream_t st;
+	static _Thread_local int ready;
+
+	if (!ready) {
+		(void)LZ4_initStream(&st, sizeof(st)); /* fails only for a wrong size */
+		ready = 1;
+	}
+	LZ4_resetStream_fast(&st);
+	return LZ4_compress_fast_continue(&st, page, dst, PC_PAGE, LZ4_ROOM, 1);
+}
+
+static void item_put(void *at, uint64_t index, enum pc_kind kind, unsigned len)
+{
+	struct item h = {.tag = le64_of(index << 8 | kind),
+			 .len = le16_of((uint16_t)len)};
+
+	memcpy(at, &h, sizeof(h));
+}
+
+/* Writes what follows the header to @dst (room for a page); returns its size. */
+static unsigned body_of(void *dst, const void *page, const uint64_t *delta,
+			unsigned changed, enum pc_kind *kind_out)
+{
+	int n;
+
+	if (delta && changed <= DELTA_WORDS_MAX) {
+		*kind_out = PC_XOR_LZ4;
+		n = compress(delta, dst);
+		if (n > 0)
+			return (unsigned)n;
+	}
+	*kind_out = PC_LZ4;
+	n = compress(page, dst);
+	if (n > 0)
+		return (unsigned)n;
+	*kind_out = PC_RAW;
+	memcpy(dst, page, PC_PAGE);
+	return PC_PAGE;
+}
+
+static void count(struct pc_stats *st, enum pc_kind kind, size_t bytes)
+{
+	st->bytes_out += bytes;
+	st->zero += kind == PC_ZERO;
+	st->raw += kind == PC_RAW;
+	st->lz4 += kind == PC_LZ4;
+	st->xor_lz4 += kind == PC_XOR_LZ4;
+}
+
+int pc_encode(struct buf *out, uint64_t index, const void *page, const void *base,
+	      struct pc_stats *st)
+{
+	uint64_t delta[WORDS] __attribute__((aligned(64)));
+	enum pc_kind kind = PC_ZERO;
+	unsigned changed = WORDS, len = 0;
+	uint8_t *p;
+
+	st->pages++;
+	st->bytes_raw += PC_PAGE;
+	if (base) {
+		changed = delta_of(delta, page, base);
+		if (!changed) {
+			st->unchanged++;
+			return 0;
+		}
+	}
+	p = buf_grow(out, sizeof(struct item) + PC_PAGE);
+	if (!p)
+		return -ENOMEM;
+	if (!page_is_zero(page))
+		len = body_of(p + sizeof(struct item), page, base ? delta : NULL, changed,
+			      &kind);
+	item_put(p, index, kind, len);
+	out->len -= PC_PAGE - len;
+	count(st, kind, sizeof(struct item) + len);
+	return 0;
+}
+
+static const uint8_t zero_page[PC_PAGE];
+
+/* The 4096 bytes that an item stands for: in the batch, in @room, or NULL if it is
+ * damaged. */
+static const void *item_page(enum pc_kind kind, const void *body, unsigned len,
+			     void *room)
+{
+	switch (kind) {
+	case PC_RAW:
+		return len == PC_PAGE ? body : NULL;
+	case PC_ZERO:
+		return len ? NULL : zero_page;
+	case PC_LZ4:
+	case PC_XOR_LZ4:
+		if (LZ4_decompress_safe(body, room, (int)len, PC_PAGE) != PC_PAGE)
+			return NULL;
+		return room;
+	}
+	return NULL;
+}
+
+int pc_decode(const void *batch, size_t len, uint64_t pages, pc_item_fn *fn, void *arg,
+	      struct err *err)
+{
+	uint64_t room[WORDS] __attribute__((aligned(64)));
+	struct reader r = reader_of(batch, len);
+	const void *body, *page;
+	uint64_t tag;
+	unsigned n;
+	int rc;
+
+	while (rd_left(&r)) {
+		size_t at = len - rd_left(&r);
+
+		tag = rd_u64(&r);
+		n = rd_u16(&r);
+		body = rd_take(&r, n);
+		if (!body)
+			return err_set(err, -EBADMSG, "page batch: cut short at byte %zu",
+				       at);
+		if (tag >> 8 >= pages)
+			return err_set(err, -EBADMSG,
+				       "page batch: page %llu of %llu at byte %zu",
+				       (unsigned long long)(tag >> 8),
+				       (unsigned long long)pages, at);
+		page = item_page((enum pc_kind)(tag & 0xff), body, n, room);
+		if (!page)
+			return err_set(
+				err, -EBADMSG,
+				"page batch: page %llu (kind %u, %u bytes) is damaged",
+				(unsigned long long)(tag >> 8), (unsigned)(tag & 0xff),
+				n);
+		rc = fn(arg, tag >> 8, (tag & 0xff) == PC_XOR_LZ4, page);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
