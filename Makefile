@@ -40,8 +40,11 @@ bins     := $(patsubst %,$(B)/%,$(foreach p,$(programs),$(if $(wildcard ctl/$(p)
 unit_src  := $(wildcard tests/unit/test_*.c)
 unit_bin  := $(unit_src:%.c=$(B)/%)
 fuzz_src  := $(wildcard tests/fuzz/fuzz_*.c)
-tool_src  := $(wildcard tests/native/*.c tests/bench/*.c tests/lab/*.c)
+# In tests/native each test_*.c is a program, the rest is their harness.
+tool_src  := $(wildcard tests/native/test_*.c tests/bench/*.c tests/lab/*.c)
 tool_bin  := $(tool_src:%.c=$(B)/%)
+harness   := $(patsubst %.c,$(B)/%.o,$(filter-out tests/native/test_%,$(wildcard tests/native/*.c)))
+$(filter $(B)/tests/native/%,$(tool_bin)): $(harness)
 guest_src := $(wildcard tests/guest/*.c tests/guest/*.S)
 guest_bin := $(if $(guest_src),$(B)/tests/guest/guest.elf)
 
@@ -138,4 +141,4 @@ install: programs
 clean:
 	$(Q)rm -rf build/out*
 
--include $(lib_obj:.o=.d) $(mains:%.c=$(B)/%.d) $(unit_src:%.c=$(B)/%.d) $(tool_src:%.c=$(B)/%.d)
+-include $(lib_obj:.o=.d) $(harness:.o=.d) $(mains:%.c=$(B)/%.d) $(unit_src:%.c=$(B)/%.d) $(tool_src:%.c=$(B)/%.d)

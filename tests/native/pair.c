@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * pair - two hosts of Rhea on this machine, in network namespaces.
+ */
+#include "tests/native/pair.h"
+
+#include "hv/base/clock.h"
+#include "tests/native/observe.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static uint64_t rng = 1;
+
+void pair_seed(uint64_t seed)
+{
+	rng = seed ? seed : 1;
+}
+
+unsigned pair_random(unsigned n)
+{
+	rng ^= rng << 13;
+	rng ^= rng >> 7;
+	rng ^= rng << 17;
+	return (unsigned)(rng % n);
+}
+
+void pair_sleep_ms(unsigned ms)
+{
+	struct timespec ts = {.tv_sec = ms / 1000,
+			      .tv_nsec = (long)(ms % 1000) * 1000000};
+
+	while (nanosleep(&ts, &ts) && errno == EINTR)
+		;
+}
+
+static int sh(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+static int sh(const char *fmt, ...)
+{
+	char cmd[1024];
+	va_list ap;
+
+	va_start(ap, fmt);
+	(void)vsnprintf(cmd, sizeof(cmd), fmt, ap); /* all callers' commands are short */
+	va_end(ap);
+	return system(cmd);
+}
+
+void pair_fail(struct pair *p, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	(void)fprintf(stderr, "FAIL: ");
+	(void)vfprintf(stderr, fmt, ap);
+	(void)fprintf(stderr, "\n");
+	va_end(ap);
+	(void)sh("for f in %s/*.log; do echo \"--- $f\" >&2; tail -n 40 \"$f\" >&2; done",
+		 p->dir);
+	pair_down(p);
+	exit(1);
+}
+
+/* Start a program whose output goes to @log and that dies with this test. */
+static pid_t spawn(struct pair *p, const char *log, char *const argv[])
+{
+	pid_t pid = fork();
+	int fd;
+
+	if (pid < 0)
+		pair_fail(p, "fork: %s", strerror(errno));
+	if (pid > 0)
+		return pid;
+	(void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* best effort: pair_down kills it too */
+	fd = open(log, O_WRONLY | O_CREAT | O_APPEND, 0644);
+	if (fd < 0 || dup2(fd, 1) < 0 || dup2(fd, 2) < 0)
+		_exit(127);
+	execvp(argv[0], argv);
+	_exit(127);
+}
+
+void pair_reap(pid_t pid)
+{
+	if (pid > 0)
+		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+			;
+}
+
+static void end_child(pid_t *pid)
+{
+	if (*pid > 0) {
+		(void)kill(*pid, SIGKILL); /* gone already: fine */
+		(void)kill(*pid, SIGCONT);
+		pair_reap(*pid);
+	}
+	*pid = 0;
+}
+
+static void make_host_net(struct pair *p, int i)
+{
+	struct pair_host *h = &p->host[i];
+
+	if (sh("ip netns add %s && ip -n %s link set lo up", h->ns, h->ns) ||
+	    sh("ip -n %s link add %s type veth peer name cl0 netns %s", p->ns_c,
+	       p->port[i], h->ns) ||
+	    sh("ip -n %s link set %s master cl up", p->ns_c, p->port[i]) ||
+	    sh("ip -n %s link add br0 type bridge && ip -n %s link set cl0 master br0 up",
+	       h->ns, h->ns) ||
+	    sh("ip -n %s addr add 10.77.0.%d/24 dev br0 && ip -n %s link set br0 up",
+	       h->ns, 11 + i, h->ns))
+		pair_fail(p, "the network of host %s could not be made", h->name);
+}
+
+static void make_nets(struct pair *p)
+{
+	if (sh("ip netns add %s && ip -n %s link set lo up", p->ns_c, p->ns_c) ||
+	    sh("ip -n %s link add cl type bridge && ip -n %s addr add 10.77.0.1/24 dev "
+	       "cl && "
+	       "ip -n %s link set cl up",
+	       p->ns_c, p->ns_c, p->ns_c))
+		pair_fail(p, "the client network could not be made");
+	make_host_net(p, 0);
+	make_host_net(p, 1);
+	if (sh("ip -n %s link add repl0 type veth peer name repl0 netns %s",
+	       p->host[0].ns, p->host[1].ns))
+		pair_fail(p, "the replication network could not be made");
+	for (int i = 0; i < 2; i++)
+		if (sh("ip -n %s addr add 10.78.0.%d/24 dev repl0 && ip -n %s link set "
+		       "repl0 up",
+		       p->host[i].ns, 1 + i, p->host[i].ns))
+			pair_fail(p, "the replication network could not be set up");
+}
+
+static void write_config(struct pair *p)
+{
+	const struct pair_opts *o = &p->opts;
+	char path[256];
+	FILE *f;
+
+	(void)snprintf(path, sizeof(path), "%s/rhea.conf", p->dir);
+	f = fopen(path, "w");
+	if (!f)
+		pair_fail(p, "%s: %s", path, strerror(errno));
+	(void)fprintf(f, "pair = { name = \"native\"; key = \"");
+	for (int i = 0; i < 32; i++)
+		(void)fprintf(f, "%02x", pair_random(256));
+	(void)fprintf(f, "\"; };\nhosts = (\n");
+	for (int i = 0; i < 2; i++)
+		(void)fprintf(f,
+			      "  { name = \"%s\"; replication = \"10.78.0.%d:7700\";\n"
+			      "    heartbeat = ( \"10.78.0.%d:7701\", "
+			      "\"10.77.0.%d:7701\" ); }%s\n",
+			      p->host[i].name, 1 + i, 1 + i, 11 + i, i ? "" : ",");
+	(void)fprintf(f, ");\n");
+	if (o->no_etcd)
+		(void)fprintf(f, "arbiter = { kind = \"manual\"; };\n");
+	else
+		(void)fprintf(f, "arbiter = { kind = \"etcd\"; endpoints = ( "
+				 "\"http://10.77.0.1:2379\" ); "
+				 "timeout_ms = 1000; };\n");
+	(void)fprintf(
+		f,
+		"heartbeat = { interval_ms = %u; missed = %u; };\n"
+		"vms = ( { name = \"v\"; host = \"a\"; memory = \"%uM\"; vcpus = %u;\n"
+		"  kernel = \"%s\"; cmdline = \"%s\"; interval_us = %u; autostart = "
+		"true;\n"
+		"  disks = ( { path_a = \"%s/disk.img\"; path_b = \"%s/disk.img\"; "
+		"serial = \"d0\"; } );\n"
+		"  nets = ( { tap = \"v0\"; bridge = \"br0\"; mac = "
+		"\"52:54:00:00:00:01\"; } );\n"
+		"%s } );\n",
+		o->heartbeat_ms, o->missed, o->memory_mib, o->vcpus, o->guest, o->cmdline,
+		o->interval_us, p->host[0].dir, p->host[1].dir,
+		o->extra_vm ? o->extra_vm : "");
+	if (fclose(f))
+		pair_fail(p, "%s: %s", path, strerror(errno));
+}
+
+void pair_etcd_start(struct pair *p)
+{
+	char log[256], data[256];
+	char *argv[] = {"ip",
+			"netns",
+			"exec",
+			p->ns_c,
+			"etcd",
+			"--data-dir",
+			data,
+			"--listen-client-urls",
+			"http://10.77.0.1:2379",
+			"--advertise-client-urls",
+			"http://10.77.0.1:2379",
+			"--listen-peer-urls",
+			"http://127.0.0.1:2380",
+			"--unsafe-no-fsync",
+			NULL};
+	uint64_t end = clock_mono_ns() + 20000000000ull;
+
+	(void)snprintf(log, sizeof(log), "%s/etcd.log", p->dir);
+	(void)snprintf(data, sizeof(data), "%s/etcd", p->dir);
+	p->etcd = spawn(p, log, argv);
+	while (sh("ip netns exec %s curl -s -m 1 http://10.77.0.1:2379/health "
+		  "2>/dev/null | grep -q true",
+		  p->ns_c)) {
+		if (clock_mono_ns() > end)
+			pair_fail(p, "etcd does not come up");
+		pair_sleep_ms(50);
+	}
+}
+
+void pair_rhead_start(struct pair *p, int i)
+{
+	struct pair_host *h = &p->host[i];
+	const char *out = getenv("B") ? getenv("B") : "build/out";
+	char bin[256], vmbin[256], log[256], conf[256], run[256], state[256];
+	char *argv[] = {"ip",  "netns",	    "exec",  h->ns,	  bin, "-c",
+			conf,  "--host",    h->name, "--run-dir", run, "--state-dir",
+			state, "--libexec", vmbin,   NULL};
+
+	(void)snprintf(bin, sizeof(bin), "%s/rhead", out);
+	(void)snprintf(vmbin, sizeof(vmbin), "%s/rhea-vm", out);
+	(void)snprintf(log, sizeof(log), "%s/%s.log", p->dir, h->name);
+	(void)snprintf(conf, sizeof(conf), "%s/rhea.conf", p->dir);
+	(void)snprintf(run, sizeof(run), "%s/run", h->dir);
+	(void)snprintf(state, sizeof(state), "%s/state", h->dir);
+	h->rhead = spawn(p, log, argv);
+}
+
+void pair_up(struct pair *p, const struct pair_opts *o)
+{
+	static const char *const name[] = {"a", "b"};
+	int pid = (int)getpid();
+	char cwd[64];
+
+	memset(p, 0, sizeof(*p));
+	p->opts = *o;
+	if (!getcwd(cwd, sizeof(cwd)))
+		pair_fail(p, "the working directory's path is too long");
+	(void)snprintf(p->dir, sizeof(p->dir), "%s/build/native/%d", cwd, pid);
+	(void)snprintf(p->ns_c, sizeof(p->ns_c), "rhea%dc", pid);
+	for (int i = 0; i < 2; i++) {
+		struct pair_host *h = &p->host[i];
+
+		(void)snprintf(h->name, sizeof(h->name), "%s", name[i]);
+		(void)snprintf(h->ns, sizeof(h->ns), "rhea%d%s", pid, name[i]);
+		(void)snprintf(h->dir, sizeof(h->dir), "%s/%s", p->dir, name[i]);
+		(void)snprintf(h->sock, sizeof(h->sock), "%s/run/rhead.sock", h->dir);
+		(void)snprintf(p->port[i], sizeof(p->port[i]), "port-%s", name[i]);
+		if (sh("mkdir -p %s/run %s/state && truncate -s 16M %s/disk.img", h->dir,
+		       h->dir, h->dir))
+			pair_fail(p, "%s cannot be made", h->dir);
+	}
+	make_nets(p);
+	write_config(p);
+	if (!o->no_etcd)
+		pair_etcd_start(p);
+	p->obs = observer_start(p->ns_c, p->port[0], p->port[1]);
+	if (!p->obs)
+		pair_fail(p, "the observer could not start");
+	pair_rhead_start(p, 0);
+	pair_rhead_start(p, 1);
+}
+
+void pair_down(struct pair *p)
+{
+	if (p->obs)
+		observer_stop(p->obs);
+	p->obs = NULL;
+	end_child(&p->host[0].rhead);
+	end_child(&p->host[1].rhead);
+	end_child(&p->etcd);
+	for (int i = 0; i < 2; i++)
+		if (p->host[i].ns[0])
+			(void)sh("ip netns del %s 2>/dev/null",
+				 p->host[i].ns); /* may not exist */
+	if (p->ns_c[0])
+		(void)sh("ip netns del %s 2>/dev/null", p->ns_c); /* may not exist */
+	p->ns_c[0] = p->host[0].ns[0] = p->host[1].ns[0] = 0;
+}
+
+void pair_cut(struct pair *p, int cut)
+{
+	if (sh("ip -n %s link set repl0 %s", p->host[0].ns, cut ? "down" : "up"))
+		pair_fail(p, "the replication network could not be switched");
+	/* Isolated bridge ports reach the bridge's own address (etcd), not each other. */
+	for (int i = 0; i < 2; i++)
+		if (sh("ip netns exec %s bridge link set dev %s isolated %s", p->ns_c,
+		       p->port[i], cut ? "on" : "off"))
+			pair_fail(p, "the client network could not be switched");
+}
+
+json_t *pair_rheactl(struct pair *p, int host, const char *args)
+{
+	const char *out = getenv("B") ? getenv("B") : "build/out";
+	char cmd[1024];
+	json_t *o;
+	FILE *f;
+
+	(void)snprintf(cmd, sizeof(cmd),
+		       "timeout 10 %s/rheactl --socket %s --json %s 2>/dev/null", out,
+		       p->host[host].sock, args);
+	f = popen(cmd, "r");
+	if (!f)
+		pair_fail(p, "popen: %s", strerror(errno));
+	o = json_loadf(f, 0, NULL);
+	(void)pclose(f); /* what it said is judged, not its status */
+	return o;
+}
+
+/* The child of @parent that is called rhea-vm. */
+static pid_t vm_pid(pid_t parent)
+{
+	char path[64], comm[32];
+	long pid, found = 0;
+	FILE *f, *c;
+
+	(void)snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)parent,
+		       (int)parent);
+	f = fopen(path, "r");
+	if (!f)
+		return 0;
+	while (fscanf(f, "%ld", &pid) == 1) {
+		(void)snprintf(path, sizeof(path), "/proc/%ld/comm", pid);
+		c = fopen(path, "r");
+		if (!c)
+			continue;
+		if (fgets(comm, sizeof(comm), c) && !strncmp(comm, "rhea-vm", 7))
+			found = pid;
+		(void)fclose(c);
+	}
+	(void)fclose(f);
+	return (pid_t)found;
+}
+
+int pair_view(struct pair *p, int host, struct vm_view *v)
+{
+	json_t *o = pair_rheactl(p, host, "status"), *vm;
+	const char *s;
+
+	memset(v, 0, sizeof(*v));
+	vm = json_array_get(json_object_get(o, "vms"), 0);
+	if (!vm) {
+		json_decref(o);
+		return -1;
+	}
+	s = json_string_value(json_object_get(vm, "state"));
+	(void)snprintf(v->state, sizeof(v->state), "%s", s ? s : "?");
+	s = json_string_value(json_object_get(vm, "role"));
+	(void)snprintf(v->role, sizeof(v->role), "%s", s ? s : "?");
+	v->term = (uint64_t)json_integer_value(json_object_get(vm, "term"));
+	v->protected = !strcasecmp(v->state, "protected");
+	v->pid = vm_pid(p->host[host].rhead);
+	json_decref(o);
+	return 0;
+}
+
+int pair_wait_protected(struct pair *p, unsigned timeout_ms)
+{
+	uint64_t end = clock_mono_ns() + (uint64_t)timeout_ms * 1000000;
+	struct vm_view v;
+
+	do {
+		for (int i = 0; i < 2; i++)
+			if (p->host[i].rhead > 0 && !pair_view(p, i, &v) && v.protected)
+				return i;
+		pair_sleep_ms(5);
+	} while (clock_mono_ns() < end);
+	return -1;
+}

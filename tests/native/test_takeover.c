@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * test_takeover - kills the primary again and again and watches from outside.
+ *
+ * Each round: wait until the VM is protected; at a random moment kill or stop the
+ * primary's rhea-vm or rhead; the other host must go on; what was stopped is continued
+ * and must find itself fenced; what was killed is started again; roles are swapped for
+ * the next round.
+ *
+ *   test_takeover [ROUNDS [SEED]]      default: 200 rounds
+ */
+#include "hv/base/clock.h"
+#include "hv/base/hist.h"
+#include "tests/native/observe.h"
+#include "tests/native/pair.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { TAKEOVER_MS = 8000, PROTECT_MS = 20000, FENCE_MS = 8000 };
+
+enum deed { KILL_VM, STOP_VM, KILL_RHEAD, STOP_RHEAD, DEEDS };
+static const char *const deed_name[] = {"SIGKILL rhea-vm", "SIGSTOP rhea-vm",
+					"SIGKILL rhead", "SIGSTOP rhead"};
+
+struct tally {
+	struct hist gap[DEEDS]; /* microseconds of silence on the wire */
+	unsigned fenced;
+};
+
+/* The guest's frames come from @host now. */
+static void wait_frames_from(struct pair *p, int host, uint64_t since_frames)
+{
+	uint64_t end = clock_mono_ns() + (uint64_t)TAKEOVER_MS * 1000000;
+	struct observed o;
+
+	for (;;) {
+		observer_read(p->obs, &o);
+		if (o.violations)
+			pair_fail(p, "%s", o.first_violation);
+		if (o.last_host == host && o.frames > since_frames)
+			return;
+		if (clock_mono_ns() > end)
+			pair_fail(p, "no frame from host %s after %d ms",
+				  p->host[host].name, TAKEOVER_MS);
+		pair_sleep_ms(1);
+	}
+}
+
+static int gone(pid_t pid)
+{
+	return kill(pid, 0) && errno == ESRCH;
+}
+
+/* The stopped primary was continued: its VM process must end by itself (or by its rhead),
+ * and say nothing any more. */
+static void expect_fenced(struct pair *p, int host, pid_t vm, struct tally *t)
+{
+	uint64_t end = clock_mono_ns() + (uint64_t)FENCE_MS * 1000000;
+	struct observed before, after;
+
+	observer_read(p->obs, &before);
+	while (!gone(vm)) {
+		if (clock_mono_ns() > end)
+			pair_fail(p,
+				  "host %s: rhea-vm %d was continued after the takeover "
+				  "and still lives",
+				  p->host[host].name, (int)vm);
+		pair_sleep_ms(2);
+	}
+	observer_read(p->obs, &after);
+	if (after.from[host] != before.from[host])
+		pair_fail(p, "host %s spoke after it had lost the VM",
+			  p->host[host].name);
+	t->fenced++;
+}
+
+static void do_deed(struct pair *p, int host, enum deed d, pid_t vm)
+{
+	pid_t rhead = p->host[host].rhead;
+	int rc = -1;
+
+	switch (d) {
+	case KILL_VM:
+		rc = kill(vm, SIGKILL);
+		break;
+	case STOP_VM:
+		rc = kill(vm, SIGSTOP);
+		break;
+	case KILL_RHEAD:
+		rc = kill(rhead, SIGKILL);
+		break;
+	case STOP_RHEAD:
+		rc = kill(rhead, SIGSTOP);
+		break;
+	case DEEDS:
+		break;
+	}
+	if (rc)
+		pair_fail(p, "%s: %s", deed_name[d], strerror(errno));
+}
+
+static void undo_deed(struct pair *p, int host, enum deed d, pid_t vm, struct tally *t)
+{
+	switch (d) {
+	case STOP_VM:
+		(void)kill(vm, SIGCONT); /* its own rhead may have ended it by now */
+		expect_fenced(p, host, vm, t);
+		break;
+	case STOP_RHEAD:
+		(void)kill(p->host[host].rhead, SIGCONT);
+		expect_fenced(p, host, vm, t);
+		break;
+	case KILL_RHEAD:
+		pair_reap(p->host[host].rhead);
+		pair_rhead_start(p, host);
+		break;
+	case KILL_VM:
+	case DEEDS:
+		break;
+	}
+}
+
+static void one_round(struct pair *p, unsigned round, struct tally *t)
+{
+	enum deed d = (enum deed)(round % DEEDS);
+	int host = pair_wait_protected(p, PROTECT_MS);
+	struct observed o;
+	struct vm_view v;
+
+	if (host < 0)
+		pair_fail(p, "round %u: the VM is not protected after %d ms", round,
+			  PROTECT_MS);
+	if (pair_view(p, host, &v) || !v.pid)
+		pair_fail(p, "round %u: host %s has no rhea-vm", round,
+			  p->host[host].name);
+	pair_sleep_ms(pair_random(60));
+	observer_read(p->obs, &o);
+	do_deed(p, host, d, v.pid);
+	wait_frames_from(p, !host, o.frames);
+	observer_read(p->obs, &o);
+	hist_add(&t->gap[d], o.gap_ns / 1000);
+	undo_deed(p, host, d, v.pid, t);
+	observer_read(p->obs, &o);
+	if (o.violations)
+		pair_fail(p, "round %u (%s): %s", round, deed_name[d], o.first_violation);
+	if ((round + 1) % 20 == 0)
+		printf("%u rounds, n=%llu, %llu frames\n", round + 1,
+		       (unsigned long long)o.last_n, (unsigned long long)o.frames);
+}
+
+int main(int argc, char **argv)
+{
+	unsigned rounds = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : 200;
+	uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 10) : clock_mono_ns() | 1;
+	char guest[300], cwd[200];
+	const char *out = getenv("B") ? getenv("B") : "build/out";
+	struct pair_opts opts = {
+		.guest = guest,
+		.cmdline = "mode=counter dirty=64 net=1 disk=1 pace=500",
+		.memory_mib = 32,
+		.vcpus = 1,
+		.interval_us = 10000,
+		.heartbeat_ms = 50,
+		.missed = 5,
+	};
+	static struct tally t;
+	static struct pair p;
+
+	setbuf(stdout, NULL);
+	printf("seed %llu\n", (unsigned long long)seed);
+	pair_seed(seed);
+	if (!getcwd(cwd, sizeof(cwd)))
+		return 1;
+	(void)snprintf(guest, sizeof(guest), "%s/%s/tests/guest/guest.elf", cwd, out);
+	pair_up(&p, &opts);
+	for (unsigned r = 0; r < rounds; r++)
+		one_round(&p, r, &t);
+	for (int d = 0; d < DEEDS; d++)
+		printf("%-16s %4llu times, silence ms: p50 %.1f  p99 %.1f  max %.1f\n",
+		       deed_name[d], (unsigned long long)t.gap[d].count,
+		       (double)hist_quantile(&t.gap[d], 0.5) / 1e3,
+		       (double)hist_quantile(&t.gap[d], 0.99) / 1e3,
+		       (double)t.gap[d].max / 1e3);
+	printf("%u stopped primaries found themselves fenced\n", t.fenced);
+	pair_down(&p);
+	return 0;
+}
