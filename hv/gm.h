@@ -36,6 +36,10 @@ void gm_mark(struct gm *gm, uint64_t gpa, uint64_t len);
 int gm_write(struct gm *gm, uint64_t gpa, const void *src, uint64_t len);
 int gm_read(const struct gm *gm, uint64_t gpa, void *dst, uint64_t len);
 
+/* All zeroes again, as after power-on; marks every page. The guest must not run, and nobody may
+ * hold a pointer's content for true. 0 or -errno. */
+int gm_clear(struct gm *gm, struct err *err);
+
 /* Give the memory to KVM as slots of @vm_fd (borrowed). Once. */
 int gm_attach(struct gm *gm, int vm_fd, struct err *err);
 /* Dirty logging on or off. On: the log starts empty, so what was written before must be
