@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * pair - the state machine of one VM on one host: who runs it, who stands by, who may
+ * release.
+ *
+ * Theory of operation. The machine is pure: an event and the time go in, a new state and
+ * a list of actions come out. It reads no clock, opens nothing, and never fails; so the
+ * same code runs in rhead and in a seeded simulator (tests/unit/test_pair.c). Each host
+ * has one machine for each VM.
+ *
+ * Authority is a key at the arbiter, (term, owner), that only ever changes by
+ * compare-and-set from term t to t+1. Three sorts of claim are made, and each names the
+ * term that its claimant lives in:
+ *   - cold start:   absent -> (1, me), or (t, me) -> (t+1, me). Never from (t, other).
+ *   - primary:      (t, me) -> (t+1, me), after it lost a standby that it had armed.
+ *   - standby:      (t, other) -> (t+1, me), holding a commit of term t and told ARMED in
+ * term t. A primary arms at most one standby in a term: after losing it, it needs a new
+ * term to release anything. So of a primary and the standby that it armed in term t at
+ * most one gets t+1, the other is refused, and it is always safe for a standby to claim.
+ * Grace periods only avoid failovers that nobody needs. That (t, other) is owned by the
+ * peer's name, or that the peer's authenticated heartbeat shows it as the primary of a
+ * term, is a fact that no later event takes back.
+ *
+ *   OFF ----start----> STARTING --granted, on disk--> ACTIVATING --guest runs-->
+ * RUNNING_ALONE |  ^                             ^                       |       ^ peer
+ * may  no                            |                  link |       | link lost hold a
+ * commit peer                       |                       v       | not armed v  | |
+ * SYNCING -+ YIELDING                           |             acks flow | | | v | peer
+ * won                       +--granted-- UNLINKED <- PROTECTED v |               | no
+ * arbiter STANDBY_EMPTY <--refused-- FENCED <----+- refused -- HOLDING | link
+ *                        v
+ *                  STANDBY_SYNCING --armed--> STANDBY_READY --link lost, primary well-->
+ * _SUSPECT | peer lost, its VM dead or hung        | grace over
+ *                                                   +-----------> CLAIMING
+ * <----------------+ | granted, on disk
+ *                                                                    v
+ *                                                                ACTIVATING
+ *
+ * The primary's rhead connects, to the standby's replication address; the standby's
+ * accepts.
+ *
+ * Time comes as CLOCK_MONOTONIC nanoseconds with each event; after each step the driver
+ * asks pair_deadline() and delivers PAIR_EV_TICK when it is reached.
+ *
+ * Thread: all calls for one struct pair on one thread (rhead's loop).
+ */
+#ifndef CTL_PAIR_H
+#define CTL_PAIR_H
+
+#include <stdint.h>
+
+enum pair_state {
+	PAIR_OFF,      /* not wanted here or anywhere; no rhea-vm */
+	PAIR_STARTING, /* wanted: asking the arbiter who owns it, claiming a cold start */
+	PAIR_YIELDING, /* we own the term but our VM is gone: a peer with a commit goes
+			  first */
+	PAIR_ACTIVATING,    /* granted: being written to disk, then our VM is told */
+	PAIR_RUNNING_ALONE, /* primary, output passes, no standby armed */
+	PAIR_SYNCING,	/* primary, a standby is being brought up (from ARMED on output
+			   waits) */
+	PAIR_PROTECTED, /* primary, output leaves on acks */
+	PAIR_UNLINKED,	/* primary that lost its armed standby: output held, claiming */
+	PAIR_HOLDING, /* the same, and the arbiter does not answer: output held, retrying
+		       */
+	PAIR_STANDBY_EMPTY, /* standby without a commit, waiting for the primary's link */
+	PAIR_STANDBY_SYNCING, /* standby, first sync under way */
+	PAIR_STANDBY_READY,   /* standby with a commit, told ARMED: may claim */
+	PAIR_STANDBY_SUSPECT, /* as READY, link lost, primary still says that it is well:
+				 grace */
+	PAIR_CLAIMING,	      /* as READY, and a claim is under way or retried */
+	PAIR_FENCED,	      /* somebody else has the authority: own VM is being ended */
+	PAIR_FAILED, /* own VM ended too often in a row: waits for an operator's start */
+	PAIR_NSTATES
+};
+const char *pair_state_name(enum pair_state s); /* "off", "running-alone", ... */
+/* Parses nothing from outside: -1 when @v is no state (heartbeats are checked with it).
+ */
+int pair_state_check(unsigned v);
+
+/* Does a host in @s own the term that it names: is it the primary or about to be? */
+int pair_state_is_primary(enum pair_state s);
+/* May a host in @s claim from its term with the commit that it holds? */
+int pair_state_is_eligible(enum pair_state s);
+int pair_state_is_standby(enum pair_state s); /* any STANDBY_* or CLAIMING */
+
+/* Our rhea-vm process. */
+enum pair_health {
+	PAIR_VM_NONE, /* none was wanted */
+	PAIR_VM_OK,
+	PAIR_VM_HUNG, /* there, and does not answer */
+	PAIR_VM_DEAD, /* ended although it was wanted */
+	PAIR_NHEALTH
+};
+const char *pair_health_name(enum pair_health h);
+
+/* What one host's heartbeats tell about a VM. */
+enum {
+	PAIR_VIEW_STOPPED = 1, /* OFF on purpose in this term: nobody should take over */
+	PAIR_VIEW_PLEASE = 2,  /* a primary's operator asks the standby to take over */
+	PAIR_VIEW_NO_ARBITER = 4, /* the last request was not answered */
+	PAIR_VIEW_FLAGS = 7,
+};
+struct pair_view {
+	enum pair_state state;
+	enum pair_health health;
+	unsigned flags;
+	uint64_t term; /* that the host lives in: its own as a primary, the primary's as a
+			  standby */
+	uint64_t epoch; /* running or last acked, for people; UINT64_MAX: none */
+};
+
+/* Engine states that rhea-vm tells, by the names of ctl/vmproto.h. */
+enum pair_engine {
+	PAIR_ENG_NONE,
+	PAIR_ENG_ALONE, /* primary */
+	PAIR_ENG_SYNCING,
+	PAIR_ENG_ARMED,
+	PAIR_ENG_PROTECTED,
+	PAIR_ENG_UNLINKED,
+	PAIR_ENG_FENCED,
+	PAIR_ENG_EMPTY, /* standby */
+	PAIR_ENG_SB_SYNCING,
+	PAIR_ENG_READY,
+	PAIR_ENG_LOST,
+	PAIR_ENG_ACTIVE,
+	PAIR_NENGINE
+};
+/* From a message's "role" and "state"; PAIR_ENG_NONE for anything unknown. */
+enum pair_engine pair_engine_of(const char *role, const char *state);
+const char *pair_engine_name(enum pair_engine e);
+
+enum pair_ev_kind {
+	PAIR_EV_TICK, /* a deadline passed; may come at any time */
+	/* From people and from rhead's own start. */
+	PAIR_EV_START,	  /* u.start */
+	PAIR_EV_STOP,	  /* press the power button; OFF once the guest is off */
+	PAIR_EV_KILL,	  /* stop at once, like pulling the plug of both hosts' VM */
+	PAIR_EV_FAILOVER, /* planned: on the primary it asks the standby, on the standby
+			     it claims */
+	PAIR_EV_OVERRIDE, /* u.override: typed by an operator who vouches that the peer is
+			     dead */
+	/* From the heartbeat module. */
+	PAIR_EV_PEER,	   /* u.peer: the peer is up and says this; on each change */
+	PAIR_EV_PEER_LOST, /* silent on all paths */
+	/* From our rhea-vm; .instance as given by the action that started it, others are
+	   ignored. */
+	PAIR_EV_VM_STATE,    /* u.vm_state */
+	PAIR_EV_VM_RUNNING,  /* "running": the guest runs; u.term */
+	PAIR_EV_VM_POWEROFF, /* "guest" "poweroff"; the process exits after it */
+	PAIR_EV_VM_CRASH,    /* "guest" "crash"; likewise */
+	PAIR_EV_VM_HUNG,     /* no pong for too long */
+	PAIR_EV_VM_ALIVE,    /* pongs again */
+	PAIR_EV_VM_EXITED,   /* the process is gone (reaped): its disks and taps are free
+				again */
+	/* Answers to actions. */
+	PAIR_EV_ARBITER,   /* u.arbiter: exactly one for each READ or CLAIM */
+	PAIR_EV_STORED,	   /* u.stored: exactly one for each STORE */
+	PAIR_EV_CONNECTED, /* the socket of CONNECT is there; the driver keeps it */
+	PAIR_EV_CONNECT_FAILED,
+	PAIR_EV_INCOMING, /* u.term: the peer's rhead connected for this VM in that term;
+			   * the driver keeps the socket */
+	PAIR_NEV
+};
+const char *pair_event_name(enum pair_ev_kind k);
+
+enum pair_arb_result {
+	PAIR_ARB_VALUE,	      /* READ: here is the key (term 0: absent) */
+	PAIR_ARB_GRANTED,     /* CLAIM: done; term is ours */
+	PAIR_ARB_REFUSED,     /* CLAIM: the key was another: here it is */
+	PAIR_ARB_UNREACHABLE, /* no answer, or a claim whose outcome is not known */
+};
+
+struct pair_event {
+	enum pair_ev_kind kind;
+	uint64_t instance; /* VM_* events */
+	union {
+		struct {
+			int automatic; /* rhead started (autostart, or the record says
+					* wanted), nobody typed it: the preferred host
+					* goes first */
+		} start;
+		struct {
+			int cold; /* also boot from this host's disks when there is no
+				     commit */
+		} override;
+		struct pair_view peer;
+		struct {
+			enum pair_engine engine;
+			uint64_t term;
+			int bye; /* standby: the primary's guest ended in good order */
+		} vm_state;
+		uint64_t term;
+		struct {
+			uint64_t id;
+			enum pair_arb_result result;
+			uint64_t term;
+			int mine; /* the key's owner is this host */
+		} arbiter;
+		struct {
+			uint64_t id;
+			int ok;
+		} stored;
+	} u;
+};
+
+enum pair_act_kind {
+	PAIR_DO_LOG,	 /* u.log: one line for people and the event history */
+	PAIR_DO_READ,	 /* u.claim.id: read the key -> PAIR_EV_ARBITER */
+	PAIR_DO_CLAIM,	 /* u.claim: compare-and-set -> PAIR_EV_ARBITER */
+	PAIR_DO_STORE,	 /* u.store: write this record, fsync -> PAIR_EV_STORED */
+	PAIR_DO_VM_BOOT, /* u.vm: start a rhea-vm, set it up; when ready: "boot" u.vm.term
+			  */
+	PAIR_DO_VM_STANDBY,   /* u.vm: likewise "standby" u.vm.term */
+	PAIR_DO_VM_ALONE,     /* u.vm: "alone" u.vm.term */
+	PAIR_DO_VM_ACTIVATE,  /* u.vm: "activate" u.vm.term */
+	PAIR_DO_VM_FENCE,     /* u.vm: "fence" u.vm.term; SIGKILL when it has not exited
+			       * within     PAIR_FENCE_KILL_MS, or at once when it is hung ->
+			       * VM_EXITED */
+	PAIR_DO_VM_POWERDOWN, /* u.vm: "powerdown" */
+	PAIR_DO_UNLINK,	      /* u.unlink: "unlink"; forget a connect under way as well */
+	PAIR_DO_CONNECT,    /* u.link: connect to the peer for this VM and term, tell them
+			     * -> CONNECTED or CONNECT_FAILED, exactly one, within some
+			     * seconds */
+	PAIR_DO_LINK_GIVE,  /* u.link: hand the kept socket to rhea-vm: "link" side and
+			       term */
+	PAIR_DO_LINK_CLOSE, /* u.link: close the kept socket */
+	PAIR_NACT
+};
+const char *pair_action_name(enum pair_act_kind k);
+
+enum { PAIR_FENCE_KILL_MS = 300, PAIR_LOG_MAX = 192, PAIR_ACTIONS_MAX = 12 };
+
+/* What the record on disk (ctl/grant.h) holds. */
+struct pair_record {
+	uint64_t term;	/* 0: never granted, never followed */
+	uint64_t epoch; /* for people, and for choosing when both hosts died */
+	int mine;	/* the owner of term is this host, else the peer */
+	int alone;	/* primary: no standby was armed in this term */
+	int bye; /* the guest ended in good order in this term and this host has all of it
+		  */
+	int wanted;   /* the VM should be on */
+	int override; /* the grant was typed by an operator */
+};
+
+struct pair_action {
+	enum pair_act_kind kind;
+	union {
+		struct {
+			int level; /* enum log_level */
+			char text[PAIR_LOG_MAX];
+		} log;
+		struct {
+			uint64_t id;
+			uint64_t from; /* expected term, 0: absent */
+			uint64_t to;
+			int from_mine; /* expected owner: this host, else the peer */
+			int force; /* any lower term will do: an override is being told */
+		} claim;
+		struct {
+			uint64_t id;
+			struct pair_record record;
+		} store;
+		struct {
+			uint64_t instance, term;
+		} vm;
+		struct {
+			char why[64];
+		} unlink;
+		struct {
+			int primary; /* our side */
+			uint64_t term;
+		} link;
+	} u;
+};
+
+struct pair_actions {
+	unsigned n;
+	struct pair_action list[PAIR_ACTIONS_MAX]; /* to be done in this order */
+};
+
+/* All times in nanoseconds. */
+struct pair_params {
+	int preferred; /* this host is the VM's preferred one */
+	int manual;    /* the arbiter is "manual": nothing to tell it after an override */
+	uint64_t grace_ns; /* SUSPECT: the primary still says that it is well */
+	uint64_t yield_ns; /* YIELDING: nothing heard of a peer that may hold a commit */
+	uint64_t retry_ns; /* arbiter or disk did not work: try again after */
+	uint64_t backoff_min_ns, backoff_max_ns; /* connecting, restarting an own VM */
+	uint64_t stable_ns;    /* a VM that lived so long did not fail "in a row" */
+	unsigned max_restarts; /* in a row; then FAILED */
+};
+/* Defaults for heartbeats every @interval_ms that are missed after @missed. */
+struct pair_params pair_params_default(unsigned interval_ms, unsigned missed);
+
+/* Opaque in spirit, open so that a simulator can copy it; drivers use the functions only.
+ */
+struct pair {
+	struct pair_params prm;
+	enum pair_state state;
+	enum pair_engine engine;
+	enum pair_health health;
+	struct pair_record rec; /* as last asked to be stored */
+	uint64_t term, seen;	/* term we live in; highest one heard of */
+	uint64_t instance;	/* of our rhea-vm; 0 with vm_up 0: none yet */
+	int vm_up;		/* started and not yet VM_EXITED */
+	int running;		/* the guest runs here: VM_RUNNING came */
+	int peer_up;
+	struct pair_view peer;
+	int stopping; /* power button pressed */
+	int stopped;  /* OFF on purpose */
+	int please;   /* operator's failover asked on the primary */
+	int no_arbiter;
+	int automatic;
+	int override_told; /* arbiter knows of our override, or there was none */
+	uint64_t next_id;
+	uint64_t arb_id, store_id; /* outstanding request, 0: none */
+	int arb_is_read;
+	int store_grant; /* the outstanding store carries a grant that waits for it */
+	uint64_t arb_retry_at, state_until, connect_at, restart_at,
+		store_retry_at; /* 0: not set */
+	uint64_t backoff_ns, restart_backoff_ns, vm_started_at, state_since;
+	unsigned restarts;
+	int connecting;
+	int after_exit; /* enum after_exit of pair.c: what follows VM_EXITED */
+	int grant_how;	/* enum grant_how of pair.c */
+	uint64_t epoch;
+};
+
+/* @rec: what the disk held, or NULL if there was none. State OFF; nothing is asked for
+ * yet. */
+void pair_init(struct pair *p, const struct pair_params *prm,
+	       const struct pair_record *rec);
+
+/* One event at time @now_ns. *out is filled with what to do now, in order; do it before
+ * the next event of this machine. Never fails. */
+void pair_step(struct pair *p, uint64_t now_ns, const struct pair_event *ev,
+	       struct pair_actions *out);
+
+/* When to deliver PAIR_EV_TICK: 0 = never. */
+uint64_t pair_deadline(const struct pair *p);
+
+/* For heartbeats and people. */
+struct pair_view pair_view(const struct pair *p);
+void pair_set_epoch(struct pair *p, uint64_t epoch); /* what the last pong said */
+
+/* Would the VM go on if the peer host died now, and if this one did? One line of reason
+ * into
+ * @why (any size). For `rheactl status`. */
+int pair_safe_to_lose_peer(const struct pair *p, char *why, unsigned room);
+int pair_safe_to_lose_self(const struct pair *p, char *why, unsigned room);
+
+#endif
