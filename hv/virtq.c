@@ -271,10 +271,12 @@ void virtq_show(struct virtq *q, unsigned n)
 	if (!q->ready || q->broken)
 		return;
 	q->used_next = (uint16_t)(q->used_next + n);
-	gm_mark(q->gm, q->used + RING_IDX, 2);
 	/* Buffers and used entries are visible before the index that announces them. */
 	__atomic_thread_fence(__ATOMIC_RELEASE);
 	store16(q->used_p + RING_IDX, q->used_next);
+	/* After the store: a pre-copy round may harvest at any time, and would else send the page
+	 * without it. The harvest of a checkpoint waits for the device lock. */
+	gm_mark(q->gm, q->used + RING_IDX, 2);
 }
 
 void virtq_push(struct virtq *q, uint16_t head, uint32_t written)

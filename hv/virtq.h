@@ -8,8 +8,8 @@
  * link outside of the table, readable after writable segments) breaks the queue: it gives
  * nothing more until a reset, and the device says NEEDS_RESET.
  *
- * All our writes into guest memory are marked (gm_mark) before the index that shows them to
- * the driver is stored, so a checkpoint never misses them. Runs under the device lock.
+ * All our writes into guest memory are marked (gm_mark) right after they are made. Runs under the
+ * device lock, which a checkpoint holds, so none ever sees a write without its mark.
  */
 #ifndef HV_VIRTQ_H
 #define HV_VIRTQ_H
