@@ -172,7 +172,7 @@ static void write_config(struct pair *p)
 		"vms = ( { name = \"v\"; host = \"a\"; memory = \"%uM\"; vcpus = %u;\n"
 		"  kernel = \"%s\"; cmdline = \"%s\"; interval_us = %u; autostart = "
 		"true;\n"
-		"  disks = ( { path_a = \"%s/disk.img\"; path_b = \"%s/disk.img\"; "
+		"  disks = ( { path = { a = \"%s/disk.img\"; b = \"%s/disk.img\"; }; "
 		"serial = \"d0\"; } );\n"
 		"  nets = ( { tap = \"v0\"; bridge = \"br0\"; mac = "
 		"\"52:54:00:00:00:01\"; } );\n"
