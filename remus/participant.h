@@ -13,9 +13,11 @@
  *   alone                                  authority won: nobody else may run this VM
  *   teardown                               once; also when setup failed
  *
- * resume runs in reverse order. The machine participant is first in the array: its pause stops
- * the vCPUs and takes the device lock, its resume lets them go last. send(i) may run while
- * capture(i+1) does; a participant keeps what it captured for each epoch apart.
+ * resume runs in reverse order, and also for a participant whose own pause failed. The machine
+ * participant is first in the array: its pause stops the vCPUs and takes the device lock, its
+ * resume lets them go last. send(i) may run while capture(i+1) does; a participant keeps what
+ * it captured for each epoch apart. capture may return a positive count: pages that it took,
+ * for the statistics.
  *
  * On the standby, for each participant:
  *

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * stream - the control records: how a link begins, what makes a checkpoint whole, how it ends.
+ *
+ * Theory of operation. P is the primary, S the standby; every record carries the term.
+ *
+ *   P -> S  HELLO                       who speaks, about which VM, with which participants
+ *   S -> P  HELLO, records of its participants' hello, SYNC   "begin"
+ *   P -> S  records of epoch REC_EPOCH_SYNC, SYNC after each round
+ *   P -> S  records of epoch 0, ARMED, END(0);  records of epoch 1, END(1); ...
+ *   S -> P  ACK(0), ACK(1), ...
+ *   P -> S  END(n), BYE(n)              the guest ended; n is the last
+ *   S -> P  ACK(n), BYE(n)
+ *   S -> P  FENCED                      this term is over; nothing is acked any more
+ *
+ * ARMED(0) comes before END(0) and only once checkpoint 0 is captured: from then on output is
+ * held, so that a standby which acked END(0) may be granted. Both sides send their HELLO before
+ * they judge the other's, so that each can tell its own user what does not fit.
+ */
+#ifndef REMUS_STREAM_H
+#define REMUS_STREAM_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "hv/base/wire.h"
+
+struct err;
+
+enum {
+	CTL_HELLO = 0x0001,
+	CTL_SYNC = 0x0002,
+	CTL_END = 0x0003,
+	CTL_ACK = 0x0004,    /* no payload */
+	CTL_ARMED = 0x0005,  /* no payload */
+	CTL_FENCED = 0x0006,
+	CTL_BYE = 0x0007,    /* no payload */
+};
+
+enum { STREAM_VERSION = 1, STREAM_PARTS_MAX = 8, STREAM_VM_MAX = 63 };
+enum stream_role { STREAM_PRIMARY = 1, STREAM_STANDBY = 2 };
+
+struct hello_wire {
+	struct le16 version;
+	struct le16 role;
+	struct le16 parts;
+	struct le16 zero;
+	uint8_t kind[STREAM_PARTS_MAX]; /* of the participants, in order; the rest is 0 */
+	char vm[STREAM_VM_MAX + 1];	/* padded with zero bytes, at least one */
+};
+WIRE_SIZE(struct hello_wire, 80);
+
+/* After a round of pre-copy, and from the standby once: it is ready for the first. */
+struct sync_wire {
+	struct le32 round;
+	struct le32 zero;
+	struct le64 left; /* bytes that changed during the round */
+};
+WIRE_SIZE(struct sync_wire, 16);
+
+struct fenced_wire {
+	struct le64 term; /* the one that holds now */
+};
+WIRE_SIZE(struct fenced_wire, 8);
+
+/* What END promises to be there, for one kind of records. An END is one of these for each
+ * participant, in order. */
+struct end_wire {
+	struct le16 kind;
+	struct le16 zero;
+	struct le32 records;
+	struct le64 bytes; /* of their payloads */
+	struct le64 sum;   /* XXH3-64 chained over types and payloads in order */
+};
+WIRE_SIZE(struct end_wire, 24);
+
+/* Fill @h in. @vm is at most STREAM_VM_MAX bytes, @n at most STREAM_PARTS_MAX. */
+void hello_make(struct hello_wire *h, enum stream_role role, const char *vm, const uint8_t *kind,
+		unsigned n);
+/* Does the peer's HELLO (@len hostile bytes) fit to ours? 0 or -EPROTO with @err saying what
+ * differs. */
+int hello_check(const struct hello_wire *ours, const void *p, size_t len, struct err *err);
+
+/* The records of one epoch, counted alike by who sends and who receives. */
+struct tally {
+	unsigned n;
+	struct tally_kind {
+		uint8_t kind;
+		uint32_t records;
+		uint64_t bytes, sum;
+	} k[STREAM_PARTS_MAX];
+};
+
+void tally_init(struct tally *t, const uint8_t *kind, unsigned n);
+void tally_reset(struct tally *t); /* for the next epoch */
+/* Count one record. 0, or -EPROTO when no participant has its kind. */
+int tally_add(struct tally *t, uint16_t type, const struct iovec *iov, int n);
+uint64_t tally_bytes(const struct tally *t, unsigned i); /* of the i-th participant */
+/* END's payload into @out; returns its length in bytes. */
+size_t tally_end(const struct tally *t, struct end_wire out[STREAM_PARTS_MAX]);
+/* Is what was counted what END (@len hostile bytes) promises? 0 or -EPROTO with @err. */
+int tally_check(const struct tally *t, const void *p, size_t len, struct err *err);
+
+#endif
