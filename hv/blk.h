@@ -44,7 +44,8 @@ struct blk_ops {
 	 * capacity by the device. */
 	void (*submit)(void *self, struct blk_req *req);
 	uint64_t (*capacity)(void *self); /* bytes */
-	void (*close)(void *self);	  /* nothing in flight */
+	/* What is in flight ends first (done() is called). The loop does not run any more. */
+	void (*close)(void *self);
 };
 
 struct blk {
