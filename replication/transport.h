@@ -29,7 +29,8 @@ struct tp_ops {
 	/* Exactly @len bytes, or -errno; -EPIPE when the peer closed in good order. */
 	int (*recv)(struct tp *tp, void *p, size_t len);
 	void (*shutdown)(struct tp *tp);
-	void (*close)(struct tp *tp); /* frees; no other call may be under way */
+	/* Frees; no other call may be under way. What was not flushed may be lost. */
+	void (*close)(struct tp *tp);
 };
 
 /* The head of every transport's own struct. */
@@ -67,22 +68,29 @@ enum { TP_PSK_LEN = 32 };
 int tp_tcp_open(int fd, int server, const char *identity, const uint8_t psk[TP_PSK_LEN],
 		unsigned timeout_ms, struct tp **tp_out, struct err *err);
 
+/* The sending side takes new keys each time that so many bytes have gone out, long before
+ * the limit of AES-GCM (RFC 8446, section 5.5). Changed by tests, before the first send.
+ */
+#define TP_TCP_REKEY_BYTES (1ull << 36)
+void tp_tcp_set_rekey(struct tp *tp, uint64_t bytes);
+
 /* Two ends in one process, with a bounded buffer (@bytes) in each direction. */
 int tp_loop_pair(size_t bytes, struct tp *ends_out[2], struct err *err);
 
 /* A layer over any transport that does harm on purpose. Counts are of bytes sent through
- * this end; 0 = never. */
+ * this end since it was made; 0 = never. A count that is passed already takes effect at
+ * once. */
 struct tp_fault {
-	unsigned delay_us;   /* each send is held back by so much */
-	uint64_t cut_after;  /* both ends see an error after n bytes */
-	uint64_t flip_after; /* one bit of byte n is flipped */
-	uint64_t
-		stall_after; /* bytes from n on vanish without an error: a pulled cable */
+	unsigned delay_us;    /* each send is held back by so much */
+	uint64_t cut_after;   /* both ends see an error after n bytes */
+	uint64_t flip_after;  /* one bit of the byte after n bytes is flipped, once */
+	uint64_t stall_after; /* a pulled cable: what is sent after n bytes vanishes, and
+			       * from then on nothing comes in; no error on either side */
 };
 /* Takes @inner. */
 int tp_fault_wrap(struct tp *inner, const struct tp_fault *f, struct tp **tp_out,
 		  struct err *err);
-/* Change it while it runs. Any thread. */
+/* Change it while it runs. Any thread. @tp is from tp_fault_wrap(). */
 void tp_fault_set(struct tp *tp, const struct tp_fault *f);
 
 #endif
