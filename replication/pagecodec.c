@@ -31,12 +31,12 @@ enum {
 	LZ4_ROOM = PC_PAGE - PC_PAGE / 8, /* less is not worth the peer's time */
 };
 
-typedef uint64_t vec __attribute__((vector_size(32), aligned(1), may_alias));
+typedef uint64_t vec __attribute__((vector_size(16), aligned(1), may_alias));
 enum { VECS = PC_PAGE / sizeof(vec) };
 
 static int vec_any(vec v)
 {
-	return (v[0] | v[1] | v[2] | v[3]) != 0;
+	return (v[0] | v[1]) != 0;
 }
 
 static int page_is_zero(const void *page)
@@ -67,7 +67,7 @@ static unsigned delta_of(uint64_t *out, const void *a, const void *b)
 		po[i] = d;
 		same += (vec)(d == 0); /* -1 for each word that is the same */
 	}
-	return WORDS + (unsigned)(same[0] + same[1] + same[2] + same[3]);
+	return WORDS + (unsigned)(same[0] + same[1]);
 }
 
 void pc_xor(void *dst, const void *src)

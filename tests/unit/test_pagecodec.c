@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * test_pagecodec - pages come back as they were, and a hostile batch changes nothing.
+ */
+#include "hv/base/buf.h"
+#include "hv/base/err.h"
+#include "hv/base/wire.h"
+#include "replication/pagecodec.h"
+#include "tests/unit/unit.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PAGES = 64, HEAD = 10 };
+
+static uint64_t rnd_state = 1;
+
+static uint64_t rnd(void)
+{
+	rnd_state ^= rnd_state << 13;
+	rnd_state ^= rnd_state >> 7;
+	rnd_state ^= rnd_state << 17;
+	return rnd_state;
+}
+
+static void noise(uint8_t *page)
+{
+	for (int i = 0; i < PC_PAGE; i++)
+		page[i] = (uint8_t)(rnd() >> 13);
+}
+
+static void text(uint8_t *page)
+{
+	for (int i = 0; i < PC_PAGE; i++)
+		page[i] = (uint8_t)("the quick brown fox "[(i * (1 + i / 500)) % 20]);
+}
+
+/* What a decoder makes of a batch. */
+struct mirror {
+	uint8_t page[PAGES][PC_PAGE];
+	unsigned items, deltas;
+	uint64_t last;
+};
+
+static int mirror_item(void *arg, uint64_t index, int delta, const void *page)
+{
+	struct mirror *m = arg;
+
+	m->items++;
+	m->deltas += delta != 0;
+	m->last = index;
+	if (delta)
+		pc_xor(m->page[index], page);
+	else
+		memcpy(m->page[index], page, PC_PAGE);
+	return 0;
+}
+
+static struct mirror *mirror_new(void)
+{
+	struct mirror *m = calloc(1, sizeof(*m));
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+	return m;
+}
+
+static int decode(const struct buf *b, struct mirror *m)
+{
+	struct err err = {0};
+	int rc = pc_decode(b->data, b->len, PAGES, mirror_item, m, &err);
+
+	CU_ASSERT_EQUAL(rc != 0, err.msg[0] != '\0');
+	return rc;
+}
+
+static void test_kinds(void)
+{
+	static uint8_t page[PC_PAGE], base[PC_PAGE];
+	struct mirror *m = mirror_new();
+	struct pc_stats st = {0};
+	struct buf b = {0};
+
+	CU_ASSERT_EQUAL(pc_encode(&b, 1, page, NULL, &st), 0); /* zero */
+	CU_ASSERT_EQUAL(b.len, HEAD);
+	noise(page);
+	CU_ASSERT_EQUAL(pc_encode(&b, 2, page, NULL, &st), 0); /* raw */
+	CU_ASSERT_EQUAL(b.len, HEAD + HEAD + PC_PAGE);
+	CU_ASSERT_EQUAL(pc_encode(&b, 2, page, page, &st), 0); /* unchanged */
+	CU_ASSERT_EQUAL(b.len, HEAD + HEAD + PC_PAGE);
+	memcpy(base, page, sizeof(base));
+	page[1000] ^= 0x40;
+	CU_ASSERT_EQUAL(pc_encode(&b, 2, page, base, &st), 0); /* delta */
+	CU_ASSERT_EQUAL(decode(&b, m), 0);
+	CU_ASSERT_EQUAL(m->deltas, 1);
+	CU_ASSERT_EQUAL(memcmp(m->page[2], page, PC_PAGE), 0);
+	text(page);
+	CU_ASSERT_EQUAL(pc_encode(&b, 3, page, base, &st),
+			0); /* a delta of noise is no use */
+	CU_ASSERT_EQUAL(st.pages, 5);
+	CU_ASSERT_EQUAL(st.zero, 1);
+	CU_ASSERT_EQUAL(st.raw, 1);
+	CU_ASSERT_EQUAL(st.unchanged, 1);
+	CU_ASSERT_EQUAL(st.xor_lz4, 1);
+	CU_ASSERT_EQUAL(st.lz4, 1);
+	CU_ASSERT_EQUAL(st.bytes_raw, 5 * PC_PAGE);
+	CU_ASSERT_EQUAL(st.bytes_out, b.len);
+	CU_ASSERT_EQUAL(decode(&b, m), 0);
+	CU_ASSERT_EQUAL(memcmp(m->page[3], page, PC_PAGE), 0);
+	buf_fini(&b);
+	free(m);
+}
+
+/* A zero page over a known base is told as zero, not as a delta. */
+static void test_to_zero(void)
+{
+	static uint8_t page[PC_PAGE], base[PC_PAGE];
+	struct mirror *m = mirror_new();
+	struct pc_stats st = {0};
+	struct buf b = {0};
+
+	noise(base);
+	memcpy(m->page[5], base, PC_PAGE);
+	CU_ASSERT_EQUAL(pc_encode(&b, 5, page, base, &st), 0);
+	CU_ASSERT_EQUAL(st.zero, 1);
+	CU_ASSERT_EQUAL(decode(&b, m), 0);
+	CU_ASSERT_EQUAL(memcmp(m->page[5], page, PC_PAGE), 0);
+	CU_ASSERT_EQUAL(pc_encode(&b, 5, page, page, &st), 0);
+	CU_ASSERT_EQUAL(st.unchanged, 1);
+	buf_fini(&b);
+	free(m);
+}
+
+/* No byte of a page is overlooked. */
+static void test_every_byte_counts(void)
+{
+	static uint8_t page[PC_PAGE], base[PC_PAGE], x[PC_PAGE];
+	struct pc_stats st = {0};
+	struct buf b = {0};
+	unsigned wrong = 0;
+
+	noise(base);
+	for (int i = 0; i < PC_PAGE; i++) {
+		memset(page, 0, PC_PAGE);
+		page[i] = 1;
+		CU_ASSERT_EQUAL(pc_encode(&b, 0, page, NULL, &st), 0);
+		memcpy(x, base, PC_PAGE);
+		pc_xor(x, page);
+		for (int k = 0; k < PC_PAGE; k++)
+			wrong += x[k] != (base[k] ^ (k == i));
+		CU_ASSERT_EQUAL(pc_encode(&b, 0, x, base, &st), 0);
+		buf_reset(&b);
+	}
+	CU_ASSERT_EQUAL(wrong, 0);
+	CU_ASSERT_EQUAL(st.zero, 0);
+	CU_ASSERT_EQUAL(st.unchanged, 0);
+	CU_ASSERT_EQUAL(st.xor_lz4, PC_PAGE);
+	buf_fini(&b);
+}
+
+static void scribble(uint8_t *page)
+{
+	unsigned n = 1u << rnd() % 13;
+
+	switch (rnd() % 8) {
+	case 0:
+		memset(page, 0, PC_PAGE);
+		break;
+	case 1:
+		noise(page);
+		break;
+	case 2:
+		text(page);
+		break;
+	case 3:
+		break; /* unchanged */
+	default:
+		for (unsigned i = 0; i < n; i++)
+			page[rnd() % PC_PAGE] = (uint8_t)rnd();
+	}
+}
+
+/* Random histories of a memory, with the standby's knowledge known or not: after each batch
+ * the mirror is equal to the memory, and no item is larger than promised. */
+static void test_random_histories(void)
+{
+	static uint8_t now[PAGES][PC_PAGE], sent[PAGES][PC_PAGE];
+	struct mirror *m = mirror_new();
+	struct pc_stats st = {0};
+	struct buf b = {0};
+	size_t before;
+
+	for (int round = 0; round < 400; round++) {
+		buf_reset(&b);
+		for (unsigned i = 0; i < PAGES; i++) {
+			scribble(now[i]);
+			before = b.len;
+			CU_ASSERT_EQUAL(
+				pc_encode(&b, i, now[i], rnd() % 4 ? sent[i] : NULL, &st),
+				0);
+			CU_ASSERT(b.len - before <= PC_ITEM_MAX);
+			memcpy(sent[i], now[i], PC_PAGE);
+		}
+		CU_ASSERT_EQUAL_FATAL(decode(&b, m), 0);
+		CU_ASSERT_EQUAL_FATAL(memcmp(m->page, now, sizeof(now)), 0);
+	}
+	CU_ASSERT_EQUAL(st.pages, 400 * PAGES);
+	CU_ASSERT_EQUAL(st.unchanged + st.zero + st.raw + st.lz4 + st.xor_lz4, st.pages);
+	CU_ASSERT(st.unchanged && st.zero && st.raw && st.lz4 && st.xor_lz4);
+	buf_fini(&b);
+	free(m);
+}
+
+/* One item with any header and body. */
+static int hostile(uint64_t tag, unsigned len, const void *body, size_t present)
+{
+	struct mirror *m = mirror_new();
+	struct buf b = {0};
+	int rc;
+
+	CU_ASSERT_EQUAL(buf_add_u64(&b, tag), 0);
+	CU_ASSERT_EQUAL(buf_add_u16(&b, (uint16_t)len), 0);
+	CU_ASSERT_EQUAL(buf_add(&b, body, present), 0);
+	rc = decode(&b, m);
+	CU_ASSERT_EQUAL(rc ? m->items : 0, 0);
+	buf_fini(&b);
+	free(m);
+	return rc;
+}
+
+static void test_hostile(void)
+{
+	static const uint8_t junk[65535] = {0xff, 0xff, 1, 2, 3};
+	/* LZ4 blocks of 5 zero bytes, and of a match that starts before the block. */
+	static const uint8_t five[] = {0x50, 0, 0, 0, 0, 0},
+			     back[] = {0x1f, 7, 9, 0, 0, 0x50};
+
+	CU_ASSERT_EQUAL(hostile(0 << 8 | PC_RAW, PC_PAGE, junk, PC_PAGE), 0);
+	CU_ASSERT_EQUAL(hostile(0 << 8 | PC_RAW, PC_PAGE, junk, PC_PAGE - 1), -EBADMSG);
+	CU_ASSERT_EQUAL(hostile(0 << 8 | PC_RAW, PC_PAGE - 1, junk, PC_PAGE - 1),
+			-EBADMSG);
+	CU_ASSERT_EQUAL(hostile(0 << 8 | PC_RAW, 65535, junk, 65535), -EBADMSG);
+	CU_ASSERT_EQUAL(hostile(0 << 8 | PC_ZERO, 0, NULL, 0), 0);
+	CU_ASSERT_EQUAL(hostile(0 << 8 | PC_ZERO, 1, junk, 1), -EBADMSG);
+	CU_ASSERT_EQUAL(hostile(0 << 8 | PC_LZ4, 0, NULL, 0), -EBADMSG);
+	CU_ASSERT_EQUAL(hostile(0 << 8 | PC_LZ4, 65535, junk, 65535), -EBADMSG);
+	CU_ASSERT_EQUAL(hostile(0 << 8 | PC_LZ4, sizeof(five), five, sizeof(five)),
+			-EBADMSG);
+	CU_ASSERT_EQUAL(hostile(0 << 8 | PC_XOR_LZ4, sizeof(back), back, sizeof(back)),
+			-EBADMSG);
+	CU_ASSERT_EQUAL(hostile(0 << 8 | 4, 0, NULL, 0), -EBADMSG);
+	CU_ASSERT_EQUAL(hostile(0 << 8 | 255, PC_PAGE, junk, PC_PAGE), -EBADMSG);
+	CU_ASSERT_EQUAL(hostile((PAGES - 1) << 8 | PC_ZERO, 0, NULL, 0), 0);
+	CU_ASSERT_EQUAL(hostile(PAGES << 8 | PC_ZERO, 0, NULL, 0), -EBADMSG);
+	CU_ASSERT_EQUAL(hostile(UINT64_MAX << 8 | PC_ZERO, 0, NULL, 0), -EBADMSG);
+}
+
+static void test_cut_anywhere(void)
+{
+	static uint8_t page[PC_PAGE];
+	struct mirror *m = mirror_new();
+	struct pc_stats st = {0};
+	struct buf b = {0}, cut;
+	size_t first;
+
+	text(page);
+	CU_ASSERT_EQUAL(pc_encode(&b, 1, page, NULL, &st), 0);
+	first = b.len;
+	page[0]++;
+	CU_ASSERT_EQUAL(pc_encode(&b, 2, page, NULL, &st), 0);
+	for (size_t n = 0; n <= b.len; n++) {
+		cut = (struct buf){.data = malloc(n ? n : 1), .len = n};
+		CU_ASSERT_PTR_NOT_NULL_FATAL(cut.data);
+		memcpy(cut.data, b.data,
+		       n); /* of its own, so that a sanitizer sees the end */
+		CU_ASSERT_EQUAL(decode(&cut, m),
+				!n || n == first || n == b.len ? 0 : -EBADMSG);
+		buf_fini(&cut);
+	}
+	buf_fini(&b);
+	free(m);
+}
+
+static int stop_at_second(void *arg, uint64_t index, int delta, const void *page)
+{
+	return ++*(int *)arg == 2 ? -EIO : 0;
+}
+
+static void test_callback_stops(void)
+{
+	static uint8_t page[PC_PAGE];
+	struct pc_stats st = {0};
+	struct err err = {0};
+	struct buf b = {0};
+	int seen = 0;
+
+	for (unsigned i = 0; i < 3; i++)
+		CU_ASSERT_EQUAL(pc_encode(&b, i, page, NULL, &st), 0);
+	CU_ASSERT_EQUAL(pc_decode(b.data, b.len, 3, stop_at_second, &seen, &err), -EIO);
+	CU_ASSERT_EQUAL(seen, 2);
+	buf_fini(&b);
+}
+
+static void test_cache(void)
+{
+	struct pc_cache *c = pc_cache_create(4);
+	void *p[3] = {pc_page_alloc(), pc_page_alloc(), pc_page_alloc()};
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL(c);
+	CU_ASSERT_FATAL(p[0] && p[1] && p[2]);
+	CU_ASSERT_PTR_NULL(pc_cache_get(c, 1));
+	CU_ASSERT_PTR_NULL(pc_cache_swap(c, 1, p[0]));
+	CU_ASSERT_PTR_EQUAL(pc_cache_get(c, 1), p[0]);
+	CU_ASSERT_PTR_NULL(pc_cache_get(c, 5)); /* the same slot, another page */
+	CU_ASSERT_PTR_EQUAL(pc_cache_swap(c, 5, p[1]), p[0]);
+	CU_ASSERT_PTR_EQUAL(pc_cache_get(c, 5), p[1]);
+	CU_ASSERT_PTR_NULL(pc_cache_get(c, 1));
+	CU_ASSERT_PTR_NULL(pc_cache_swap(c, 6, p[2]));
+	pc_cache_clear(c);
+	CU_ASSERT_PTR_NULL(pc_cache_get(c, 5));
+	CU_ASSERT_PTR_NULL(pc_cache_get(c, 6));
+	CU_ASSERT_PTR_EQUAL(pc_cache_swap(c, 5, p[0]), p[1]); /* memory is kept */
+	pc_cache_destroy(c);
+	pc_page_free(p[1]);
+	pc_page_free(NULL);
+}
+
+static void test_cache_of_nothing(void)
+{
+	struct pc_cache *c = pc_cache_create(0);
+	char page;
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL(c);
+	CU_ASSERT_PTR_NULL(pc_cache_get(c, 0));
+	CU_ASSERT_PTR_EQUAL(pc_cache_swap(c, 0, &page), &page);
+	CU_ASSERT_PTR_NULL(pc_cache_get(c, 0));
+	pc_cache_clear(c);
+	pc_cache_destroy(c);
+	pc_cache_destroy(NULL);
+	CU_ASSERT_PTR_NULL(pc_cache_create(SIZE_MAX / 2));
+}
+
+static const struct unit_test tests[] = {
+	{"each kind of item", test_kinds},
+	{"a page becomes zero", test_to_zero},
+	{"every byte counts", test_every_byte_counts},
+	{"random histories", test_random_histories},
+	{"hostile items", test_hostile},
+	{"a batch cut anywhere", test_cut_anywhere},
+	{"the callback stops the walk", test_callback_stops},
+	{"cache", test_cache},
+	{"cache of no pages", test_cache_of_nothing},
+};
+
+int main(void)
+{
+	return UNIT_MAIN("pagecodec", tests);
+}
