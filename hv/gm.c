@@ -226,9 +226,12 @@ int gm_attach(struct gm *gm, int vm_fd, struct err *err)
 	return 0;
 }
 
-/* Read KVM's log into the scratch bitmap, both slots; KVM starts anew. */
+/* Read KVM's log into the scratch bitmap, both slots; KVM starts anew. Memory that was never
+ * given to KVM has only our own marks: the scratch bitmap stays as empty as it was made. */
 static int fetch_log(struct gm *gm)
 {
+	if (gm->vm_fd < 0)
+		return 0;
 	for (unsigned i = 0; i < slot_count(gm); i++) {
 		struct kvm_dirty_log d = {
 			.slot = i,
@@ -248,7 +251,9 @@ int gm_log(struct gm *gm, int on, struct err *err)
 	/* Our marks first: what is marked from here on is kept. */
 	for (uint64_t i = 0; on && i < words(gm->bytes); i++)
 		atomic_store(&gm->marked[i], 0);
-	if (on && gm->logging)
+	if (gm->vm_fd < 0)
+		rc = 0;
+	else if (on && gm->logging)
 		rc = fetch_log(gm);
 	else
 		rc = set_slots(gm, gm->vm_fd, on ? KVM_MEM_LOG_DIRTY_PAGES : 0);

@@ -43,7 +43,7 @@ int gm_clear(struct gm *gm, struct err *err);
 /* Give the memory to KVM as slots of @vm_fd (borrowed). Once. */
 int gm_attach(struct gm *gm, int vm_fd, struct err *err);
 /* Dirty logging on or off. On: the log starts empty, so what was written before must be
- * sent whole by other means. Guest may run. */
+ * sent whole by other means. Guest may run. Before gm_attach() only our own writes count. */
 int gm_log(struct gm *gm, int on, struct err *err);
 /* OR all pages written since the last harvest (by the guest and by us) into @bitmap
  * (gm_pages() bits, little-endian words) and start anew. The count of set bits that were
