@@ -18,8 +18,8 @@ struct mach_standby;
 struct pc_stats;
 struct vm;
 
-/* Memory: harvest, copy, encode. @cache_bytes bounds the copies kept as delta bases. @max_dirty:
- * pages in an epoch after which it asks for an early end (0: a quarter of RAM). */
+/* Memory: harvest, copy, encode. @cache_bytes bounds the copies kept as delta bases. It
+ * never asks for an early end: how much is dirty is only known by harvesting it. */
 int mem_part_create(struct gm *gm, size_t cache_bytes, struct mem_part **m_out, struct err *err);
 struct part mem_part(struct mem_part *m);
 void mem_part_stats(struct mem_part *m, struct pc_stats *out); /* any thread */

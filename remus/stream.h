@@ -74,6 +74,18 @@ struct end_wire {
 };
 WIRE_SIZE(struct end_wire, 24);
 
+/* The records of the two participants that live beside the engine. */
+enum {
+	MEM_HELLO = 0x0101,  /* each side once, before any page: how large its memory is */
+	MEM_PAGES = 0x0102,  /* a batch of page items (pagecodec.h) */
+	MACH_STATE = 0x0201, /* a piece of the machine's state (vm_save), in order */
+};
+
+struct mem_hello_wire {
+	struct le64 pages;
+};
+WIRE_SIZE(struct mem_hello_wire, 8);
+
 /* Fill @h in. @vm is at most STREAM_VM_MAX bytes, @n at most STREAM_PARTS_MAX. */
 void hello_make(struct hello_wire *h, enum stream_role role, const char *vm, const uint8_t *kind,
 		unsigned n);

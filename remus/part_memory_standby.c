@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * part_memory_standby - the guest's memory on the standby: stage, then write in one go.
+ *
+ * Theory of operation. Pages of pre-copy go straight into RAM, which holds no checkpoint yet.
+ * Pages of an epoch are decoded when they come, into pages of a pool, so that whatever may be
+ * wrong with them is found before the ack, and apply() is left with copies and XORs that cannot
+ * fail. One epoch is staged at a time, because the engine applies each before it reads on.
+ */
+#include "remus/parts.h"
+
+#include "hv/base/err.h"
+#include "hv/gm.h"
+#include "remus/pagepool.h"
+#include "remus/stream.h"
+#include "replication/pagecodec.h"
+#include "replication/record.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct staged {
+	uint64_t index;
+	void *page;
+	int delta;
+};
+
+struct mem_standby {
+	struct gm *gm;
+	size_t limit; /* pages staged at most */
+	struct page_pool pool;
+	struct staged *staged;
+	size_t n, cap;
+	uint64_t epoch; /* of what is staged */
+	int peer_fits;
+};
+
+static int mems_hello(void *self, struct rec_sink *sink, struct err *err)
+{
+	struct mem_standby *m = self;
+	struct mem_hello_wire w = {.pages = le64_of(gm_pages(m->gm))};
+	int rc = rec_put(sink, MEM_HELLO, REC_EPOCH_SYNC, &w, sizeof(w));
+
+	m->peer_fits = 0;
+	return rc ? err_sys(err, rc, "greeting the primary") : 0;
+}
+
+static int on_hello(struct mem_standby *m, const void *p, size_t len, struct err *err)
+{
+	struct mem_hello_wire w;
+
+	if (len != sizeof(w))
+		return err_set(err, -EPROTO, "hello of %zu bytes", len);
+	memcpy(&w, p, sizeof(w));
+	if (le64_get(w.pages) != gm_pages(m->gm))
+		return err_set(err, -EPROTO, "the primary gives the VM %llu MiB, this host %llu MiB",
+			       (unsigned long long)le64_get(w.pages) >> 8,
+			       (unsigned long long)gm_pages(m->gm) >> 8);
+	m->peer_fits = 1;
+	return 0;
+}
+
+static void put_page(uint8_t *ram, uint64_t index, int delta, const void *page)
+{
+	if (delta)
+		pc_xor(ram + index * GM_PAGE, page);
+	else
+		memcpy(ram + index * GM_PAGE, page, GM_PAGE);
+}
+
+/* Never written here, so zero: found out without making the kernel allocate it. */
+static int is_hole(const struct gm *gm, uint64_t index)
+{
+	off_t at = (off_t)(index * GM_PAGE), data = lseek(gm_fd(gm), at, SEEK_DATA);
+
+	return data < 0 ? errno == ENXIO : data >= at + GM_PAGE;
+}
+
+static int is_zero(const uint8_t *page)
+{
+	return !page[0] && !memcmp(page, page + 1, GM_PAGE - 1);
+}
+
+static int into_ram(void *arg, uint64_t index, int delta, const void *page)
+{
+	struct mem_standby *m = arg;
+
+	if (delta || !is_zero(page) || !is_hole(m->gm, index))
+		put_page(gm_base(m->gm), index, delta, page);
+	return 0;
+}
+
+static int stage_room(struct mem_standby *m)
+{
+	size_t cap = m->cap ? 2 * m->cap : 1024;
+	struct staged *s;
+
+	if (m->n < m->cap)
+		return 0;
+	if (m->n >= m->limit)
+		return -ENOBUFS;
+	s = realloc(m->staged, cap * sizeof(*s));
+	if (!s)
+		return -ENOMEM;
+	m->staged = s;
+	m->cap = cap;
+	return 0;
+}
+
+static int into_stage(void *arg, uint64_t index, int delta, const void *page)
+{
+	struct mem_standby *m = arg;
+	struct staged *s;
+	int rc = m->n < m->limit ? stage_room(m) : -ENOBUFS;
+
+	if (rc)
+		return rc;
+	s = &m->staged[m->n];
+	rc = page_pool_take(&m->pool, &s->page, 1);
+	if (rc)
+		return rc;
+	memcpy(s->page, page, GM_PAGE);
+	s->index = index;
+	s->delta = delta;
+	m->n++;
+	return 0;
+}
+
+static int on_pages(struct mem_standby *m, uint64_t epoch, const void *p, size_t len,
+		    struct err *err)
+{
+	uint64_t pages = gm_pages(m->gm);
+	int rc;
+
+	if (!m->peer_fits)
+		return err_set(err, -EPROTO, "pages before hello");
+	if (epoch == REC_EPOCH_SYNC)
+		return pc_decode(p, len, pages, into_ram, m, err);
+	if (m->n && m->epoch != epoch)
+		return err_set(err, -EPROTO, "pages of epoch %llu while %llu is staged",
+			       (unsigned long long)epoch, (unsigned long long)m->epoch);
+	m->epoch = epoch;
+	rc = pc_decode(p, len, pages, into_stage, m, err);
+	if (rc == -ENOBUFS)
+		return err_set(err, rc, "epoch %llu has more than the %zu MiB that may be staged",
+			       (unsigned long long)epoch, m->limit >> 8);
+	if (rc == -ENOMEM)
+		return err_set(err, rc, "no memory to stage epoch %llu", (unsigned long long)epoch);
+	return rc;
+}
+
+static int mems_record(void *self, uint16_t type, uint64_t epoch, const void *p, size_t len,
+		       struct err *err)
+{
+	struct mem_standby *m = self;
+
+	switch (type) {
+	case MEM_HELLO:
+		return on_hello(m, p, len, err);
+	case MEM_PAGES:
+		return on_pages(m, epoch, p, len, err);
+	}
+	return err_set(err, -EPROTO, "record type 0x%04x is not expected", type);
+}
+
+static int mems_check(void *self, uint64_t epoch, struct err *err)
+{
+	struct mem_standby *m = self;
+
+	if (m->n && m->epoch != epoch)
+		return err_set(err, -EPROTO, "epoch %llu is staged, not %llu",
+			       (unsigned long long)m->epoch, (unsigned long long)epoch);
+	return 0;
+}
+
+static void forget(struct mem_standby *m)
+{
+	for (size_t i = 0; i < m->n; i++)
+		page_pool_give(&m->pool, &m->staged[i].page, 1);
+	m->n = 0;
+}
+
+static int mems_apply(void *self, uint64_t epoch, struct err *err)
+{
+	struct mem_standby *m = self;
+	uint8_t *ram = gm_base(m->gm);
+
+	for (size_t i = 0; i < m->n; i++)
+		put_page(ram, m->staged[i].index, m->staged[i].delta, m->staged[i].page);
+	forget(m);
+	return 0;
+}
+
+static void mems_drop(void *self)
+{
+	forget(self);
+}
+
+static const struct standby_part_ops mems_ops = {
+	.name = "memory",
+	.kind = REC_KIND_MEMORY,
+	.hello = mems_hello,
+	.record = mems_record,
+	.check = mems_check,
+	.apply = mems_apply,
+	.drop = mems_drop,
+	.activate = spart_no_activate,
+	.teardown = part_no_teardown,
+};
+
+struct standby_part mem_standby(struct mem_standby *m)
+{
+	return (struct standby_part){.ops = &mems_ops, .self = m};
+}
+
+int mem_standby_create(struct gm *gm, size_t stage_bytes, struct mem_standby **m_out,
+		       struct err *err)
+{
+	struct mem_standby *m = calloc(1, sizeof(*m));
+
+	*m_out = NULL;
+	if (!m)
+		return err_set(err, -ENOMEM, "the standby's memory: out of memory");
+	m->gm = gm;
+	m->limit = stage_bytes / GM_PAGE;
+	page_pool_init(&m->pool);
+	*m_out = m;
+	return 0;
+}
+
+void mem_standby_destroy(struct mem_standby *m)
+{
+	if (!m)
+		return;
+	forget(m);
+	page_pool_fini(&m->pool);
+	free(m->staged);
+	free(m);
+}
