@@ -2,16 +2,17 @@
  * pagecodec - pages to bytes and back: unchanged and zero pages, XOR delta, LZ4, raw.
  *
  * Theory of operation. The cheapest answer is looked for first: same as before (nothing),
- * zero (a header), a delta with long runs of zeroes (LZ4 walks over those at memory
- * speed), LZ4 of the page itself, and the page as it is. A delta in which most words
- * differ would cost as much as the page, so it is not tried. LZ4 gets less room than a
- * page: it stops by itself once it is clear that nothing is won.
+ * zero (a header), a delta of few changed words (deltapack.c), a dense delta that still is mostly
+ * zero bytes (counters), LZ4 of the page itself, and the page as it is. Other dense deltas
+ * would cost as much as the page, so they are not tried. LZ4 gets less room than a page and
+ * looks less hard the longer it finds nothing: it stops by itself once nothing is won.
  */
 #include "replication/pagecodec.h"
 
 #include "hv/base/buf.h"
 #include "hv/base/err.h"
 #include "hv/base/wire.h"
+#include "replication/deltapack.h"
 
 #include <errno.h>
 #include <lz4.h>
@@ -27,8 +28,10 @@ _Static_assert(sizeof(struct item) + PC_PAGE <= PC_ITEM_MAX, "worst case");
 
 enum {
 	WORDS = PC_PAGE / 8,
-	DELTA_WORDS_MAX = WORDS * 3 / 4,  /* more words changed than this: no delta */
+	SPARSE_WORDS = WORDS / 2, /* more words changed than this: a dense delta */
+	ZERO_BYTES = PC_PAGE / 2, /* a dense delta with fewer of them is not tried */
 	LZ4_ROOM = PC_PAGE - PC_PAGE / 8, /* less is not worth the peer's time */
+	LZ4_HASTE = 4, /* LZ4's acceleration: its time counts more than 5 % */
 };
 
 typedef uint64_t vec __attribute__((vector_size(16), aligned(1), may_alias));
@@ -79,19 +82,41 @@ void pc_xor(void *dst, const void *src)
 		d[i] ^= s[i];
 }
 
+typedef int8_t bytes __attribute__((vector_size(16), aligned(1), may_alias));
+
+static unsigned zero_bytes(const uint64_t *delta)
+{
+	const bytes *p = (const bytes *)delta;
+	unsigned n = 0;
+
+	/* Sums of bytes overflow after 127 additions. */
+	for (unsigned i = 0; i < PC_PAGE / sizeof(bytes); i += 64) {
+		bytes sum = {0};
+
+		for (unsigned k = 0; k < 64; k++)
+			sum -= p[i + k] == 0;
+		for (unsigned k = 0; k < sizeof(bytes); k++)
+			n += (unsigned)sum[k];
+	}
+	return n;
+}
+
 /* LZ4 block of @page into @dst; its size, or 0 when it would not fit into LZ4_ROOM. */
 static int compress(const void *page, void *dst)
 {
-	/* 16 KiB that would otherwise be cleared anew for each page. */
-	static _Thread_local LZ4_stream_t st;
-	static _Thread_local int ready;
+	static _Thread_local LZ4_stream_t st; /* too large for a stack */
 
-	if (!ready) {
-		(void)LZ4_initStream(&st, sizeof(st)); /* fails only for a wrong size */
-		ready = 1;
-	}
-	LZ4_resetStream_fast(&st);
-	return LZ4_compress_fast_continue(&st, page, dst, PC_PAGE, LZ4_ROOM, 1);
+	return LZ4_compress_fast_extState(&st, page, dst, PC_PAGE, LZ4_ROOM, LZ4_HASTE);
+}
+
+/* The delta's body, or 0 when the page itself is the better thing to send. */
+static unsigned delta_body(void *dst, const uint64_t *delta, unsigned changed)
+{
+	if (changed <= SPARSE_WORDS)
+		return pc_delta_pack(dst, LZ4_ROOM, delta);
+	if (zero_bytes(delta) < ZERO_BYTES)
+		return 0;
+	return (unsigned)compress(delta, dst);
 }
 
 static void item_put(void *at, uint64_t index, enum pc_kind kind, unsigned len)
@@ -106,18 +131,16 @@ static void item_put(void *at, uint64_t index, enum pc_kind kind, unsigned len)
 static unsigned body_of(void *dst, const void *page, const uint64_t *delta,
 			unsigned changed, enum pc_kind *kind_out)
 {
-	int n;
+	unsigned n;
 
-	if (delta && changed <= DELTA_WORDS_MAX) {
-		*kind_out = PC_XOR_LZ4;
-		n = compress(delta, dst);
-		if (n > 0)
-			return (unsigned)n;
-	}
+	*kind_out = PC_XOR_LZ4;
+	n = delta ? delta_body(dst, delta, changed) : 0;
+	if (n)
+		return n;
 	*kind_out = PC_LZ4;
-	n = compress(page, dst);
-	if (n > 0)
-		return (unsigned)n;
+	n = (unsigned)compress(page, dst);
+	if (n)
+		return n;
 	*kind_out = PC_RAW;
 	memcpy(dst, page, PC_PAGE);
 	return PC_PAGE;
@@ -135,7 +158,7 @@ static void count(struct pc_stats *st, enum pc_kind kind, size_t bytes)
 int pc_encode(struct buf *out, uint64_t index, const void *page, const void *base,
 	      struct pc_stats *st)
 {
-	uint64_t delta[WORDS] __attribute__((aligned(64)));
+	uint64_t delta[WORDS + PC_DELTA_SLACK / 8] __attribute__((aligned(64)));
 	enum pc_kind kind = PC_ZERO;
 	unsigned changed = WORDS, len = 0;
 	uint8_t *p;

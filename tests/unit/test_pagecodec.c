@@ -4,10 +4,12 @@
 #include "hv/base/buf.h"
 #include "hv/base/err.h"
 #include "hv/base/wire.h"
+#include "replication/deltapack.h"
 #include "replication/pagecodec.h"
 #include "tests/unit/unit.h"
 
 #include <errno.h>
+#include <lz4.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -210,6 +212,54 @@ static void test_random_histories(void)
 	free(m);
 }
 
+/* Packed into every size of room, @delta comes back through LZ4 or is refused. */
+static void pack_and_check(const uint64_t *delta)
+{
+	static uint8_t back[PC_PAGE];
+	unsigned need = 0, n;
+	uint8_t *dst;
+
+	for (size_t room = 8192; room; room = room == 8192 ? need : room - 1) {
+		dst = malloc(room + PC_DELTA_SLACK); /* exact, for the sanitizer */
+		CU_ASSERT_PTR_NOT_NULL_FATAL(dst);
+		n = pc_delta_pack(dst, room, delta);
+		CU_ASSERT(n <= room);
+		if (room == 8192)
+			need = n;
+		if (n) {
+			CU_ASSERT_EQUAL(LZ4_decompress_safe((char *)dst, (char *)back,
+							    (int)n, PC_PAGE),
+					PC_PAGE);
+			CU_ASSERT_EQUAL(memcmp(back, delta, PC_PAGE), 0);
+		}
+		free(dst);
+		if (!n || room + 64 < need)
+			break;
+	}
+	CU_ASSERT(need != 0);
+}
+
+static void test_delta_pack(void)
+{
+	enum { WORDS = PC_PAGE / 8 };
+	static uint64_t d[WORDS + PC_DELTA_SLACK / 8];
+
+	pack_and_check(d);
+	for (unsigned i = 0; i < WORDS; i++) {
+		memset(d, 0, sizeof(d));
+		d[i] = 1ull << rnd() % 64;
+		pack_and_check(d);
+	}
+	for (unsigned round = 0; round < 3000; round++) {
+		unsigned n = (unsigned)(rnd() % (round % 3 ? 20 : WORDS + 1));
+
+		memset(d, 0, sizeof(d));
+		while (n--)
+			d[rnd() % WORDS] = rnd() >> (rnd() % 8 * 8) << (rnd() % 8 * 8);
+		pack_and_check(d);
+	}
+}
+
 /* One item with any header and body. */
 static int hostile(uint64_t tag, unsigned len, const void *body, size_t present)
 {
@@ -344,6 +394,7 @@ static const struct unit_test tests[] = {
 	{"a page becomes zero", test_to_zero},
 	{"every byte counts", test_every_byte_counts},
 	{"random histories", test_random_histories},
+	{"sparse deltas are LZ4 blocks", test_delta_pack},
 	{"hostile items", test_hostile},
 	{"a batch cut anywhere", test_cut_anywhere},
 	{"the callback stops the walk", test_callback_stops},
