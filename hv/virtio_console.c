@@ -122,9 +122,9 @@ size_t vconsole_input(struct vconsole *d, const void *p, size_t len)
 	return n;
 }
 
+/* Input waits for the next driver, as in a terminal's own buffer. */
 static void con_reset(void *self)
 {
-	((struct vconsole *)self)->in_len = 0;
 }
 
 static int con_save(void *self, uint32_t instance, struct buf *b)
