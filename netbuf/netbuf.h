@@ -34,12 +34,15 @@ struct netbuf_stats {
  * holding if @hold, else passing. */
 int netbuf_create(size_t limit_bytes, struct loop *loop, int hold, struct epoch_trigger trigger,
 		  struct netbuf **nb_out, struct err *err);
-void netbuf_destroy(struct netbuf *nb); /* what is still held is dropped, never released */
+/* What is still held is dropped, never released. After the VM is gone and the loop has ended;
+ * before loop_destroy. NULL is fine. */
+void netbuf_destroy(struct netbuf *nb);
 
 /* Put it between @dev and its tap. Before vm_start. */
 int netbuf_add_net(struct netbuf *nb, struct vnet *dev, struct err *err);
 /* A con_out whose bytes are held likewise and then written to @fd (borrowed, non-blocking; what
- * it does not take is dropped: a console nobody reads must not stop the VM). */
+ * it does not take is dropped: a console nobody reads must not stop the VM). It cannot be
+ * refused, so 1 MiB above the limit console bytes are dropped and counted. */
 int netbuf_add_console(struct netbuf *nb, int fd, struct con_out *out, struct err *err);
 
 struct part netbuf_part(struct netbuf *nb);
@@ -49,7 +52,7 @@ void netbuf_stats(struct netbuf *nb, struct netbuf_stats *out); /* any thread */
 int netbuf_standby_create(struct netbuf_standby **s_out, struct err *err);
 void netbuf_standby_destroy(struct netbuf_standby *s);
 struct standby_part netbuf_standby_part(struct netbuf_standby *s);
-/* After a failover, output now being this host's: gratuitous ARP, RARP and unsolicited neighbour
+/* Any thread. After a failover, output now being this host's: gratuitous ARP, RARP and unsolicited neighbour
  * advertisements for all learned addresses, at once and again after 50, 200, 500, 1000, 2000 ms
  * (timers on the loop). Continues the table in @nb. */
 int netbuf_announce(struct netbuf *nb, const struct netbuf_standby *s, struct err *err);

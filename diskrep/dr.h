@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * dr - the inside of a diskrep, the primary's side (internal).
+ *
+ * Theory of operation. A write-like request (write, discard, zeroes) is ADMITTED once, on the I/O
+ * thread: it goes on the list of requests in flight and, while there is a committed standby to
+ * be, on the list of the running epoch; then it is given to the image. So an epoch's list is
+ * what was submitted in it, in that order, and a request in flight at a checkpoint is part of it.
+ *
+ * Requests that overlap one in flight wait until that is done. The image may complete requests in
+ * any order, the standby applies them in order of submission: without this, the two could
+ * differ where requests overlap. Whatever waits, waits in one queue and is admitted in order.
+ *
+ * Modes: OFF, no standby; nothing is recorded. SYNC, from sync_begin: the chunks that are written
+ * are marked dirty. ON, from the first capture: epochs' lists are recorded. Back to OFF by
+ * unlinked: a standby that returns is compared as a whole (digests), which also undoes what a
+ * returning old primary wrote after its last commit.
+ *
+ * Why the sync loses no write. The sender clears a chunk's mark before it reads the chunk, and a
+ * request marks its chunks twice: before it is given to the image, and when it is done.
+ *   - Read after the request was done: the new data is read.
+ *   - Read while in flight (old, torn or new data): it is marked again when it is done, and so
+ *     sent again; or it is still in flight at the first capture, see below.
+ *   - In flight when the marks began: marked when done, or in flight at the first capture.
+ * A hole counts as a read of zeroes, so it is looked for after the mark was cleared too.
+ * Checkpoint 0 must be the image as it is at the first capture, not as it is when it is sent: so
+ * the capture itself reads the chunks that are still marked, while the guest stands still. The
+ * requests in flight then are appended to it with their own data, which makes up for what was
+ * read while they changed it. To keep that pause short, pre-copy makes writers wait once
+ * too many chunks are marked, fewer from round to round.
+ *
+ * Failures. A write that fails locally is reported to the guest, and on the list all the same:
+ * after a failed write either content is right. If the list itself cannot grow, the
+ * epoch's capture fails, and with it the link, never the guest.
+ *
+ * Locks. @lock guards everything that two threads touch, and is held for moments only. Waiting
+ * requests, the pool and admission belong to the I/O thread under the loop's guard; capture runs
+ * with that guard held.
+ */
+#ifndef DISKREP_DR_H
+#define DISKREP_DR_H
+
+#include <pthread.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "diskrep/diskrep.h"
+#include "diskrep/image.h"
+
+struct event;
+struct rec_sink;
+
+enum dr_mode { DR_OFF, DR_SYNC, DR_ON };
+enum dr_op { DR_WRITE, DR_DISCARD, DR_ZEROES, DR_CHUNK_DATA, DR_CHUNK_ZEROES };
+
+struct dr_entry {
+	enum dr_op op;
+	uint32_t disk;
+	uint64_t offset; /* bytes */
+	uint64_t len;
+	struct blk_data *data; /* a reference, or NULL */
+};
+
+/* What one epoch wrote. */
+struct dr_list {
+	struct dr_list *next;
+	uint64_t epoch;
+	struct dr_entry *e;
+	size_t n, cap;
+	uint64_t cost; /* bytes kept for it */
+	int lost;      /* an entry is missing: must not be committed */
+};
+
+/* A request given to the image in the place of the device's own. */
+struct dr_req {
+	struct blk_req r; /* first */
+	struct blk_req *outer;
+	struct dr_disk *disk;
+	struct dr_req *next, *prev; /* in flight, in order; @next also in the pool */
+};
+
+struct dr_disk {
+	struct diskrep *dr;
+	uint32_t index;
+	struct blk inner;
+	struct dr_image img;
+	uint64_t *dirty;	   /* a bit a chunk; NULL unless syncing */
+	struct dr_digest *digests; /* the standby's; NULL unless it told */
+	uint64_t digests_known;
+};
+
+struct diskrep {
+	pthread_mutex_t lock;
+	struct loop *loop;
+	struct event *wake;
+	int wake_fd;
+	struct epoch_trigger trigger;
+	uint64_t limit;
+
+	enum dr_mode mode;
+	struct dr_disk disk[DR_DISKS_MAX];
+	uint32_t disks;
+	struct dr_req *first, *last, *pool;
+	struct blk_req *waiting, **waiting_tail; /* @backend_priv: the dr_disk */
+	int pumping;
+	int stalled; /* the head of the queue was told to wait; under lock */
+
+	struct dr_list *open, *sealed, **sealed_tail, *spare;
+	uint64_t queued; /* cost of open and sealed */
+
+	int peer_told;	 /* the standby's digests are complete */
+	unsigned rounds; /* of pre-copy that are done */
+	uint64_t dirty_chunks;
+	uint64_t sent_bytes, chunks_sent, chunks_same;
+};
+
+/* What an entry with @len bytes of data counts for. */
+enum { DR_ENTRY_COST = 64 };
+
+/* filter.c: I/O thread. */
+struct dr_entry dr_entry_of(const struct dr_req *q); /* borrows the data */
+extern const struct blk_ops dr_filter_ops;
+void dr_pump(struct diskrep *dr); /* admit what waits, as far as it may */
+/* Under lock: does the I/O thread have to look again, now that something changed? If so, call
+ * dr_wake() without the lock. */
+int dr_unstall(struct diskrep *dr);
+void dr_wake(struct diskrep *dr);
+
+/* list.c: under lock unless said otherwise. */
+struct dr_list *dr_list_get(struct diskrep *dr, uint64_t epoch); /* NULL: out of memory */
+/* Append; takes a reference of its own on @data. Without memory, the list is marked lost. */
+void dr_list_add(struct diskrep *dr, struct dr_list *l, const struct dr_entry *e);
+void dr_list_seal(struct diskrep *dr, struct dr_list *l);
+struct dr_list *dr_list_find(struct diskrep *dr, uint64_t epoch); /* sealed; NULL: none */
+/* Take all sealed lists up to @epoch off; then, without lock, let go of what they refer to;
+ * then, under lock again, keep them for reuse. */
+struct dr_list *dr_list_take(struct diskrep *dr, uint64_t epoch);
+void dr_list_release(struct dr_list *lists); /* no lock */
+void dr_list_recycle(struct diskrep *dr, struct dr_list *lists);
+void dr_list_free(struct dr_list *lists);
+
+/* sync.c */
+void dr_mark(struct dr_disk *d, uint64_t offset,
+	     uint64_t len); /* under lock; mode is SYNC */
+/* Must a request wait until the sender has caught up? Under lock. */
+int dr_sync_behind(const struct diskrep *dr);
+int dr_sync_begin(void *self, struct rec_sink *sink, struct err *err);
+int dr_sync_round(void *self, struct rec_sink *sink, uint64_t *left_out, struct err *err);
+/* The chunks that are still marked, appended to @l. The guest stands still; no lock. */
+int dr_sync_rest(struct diskrep *dr, struct dr_list *l, struct err *err);
+void dr_marks_forget(struct diskrep *dr); /* under lock */
+
+/* digests.c: the standby's hello comes in. */
+int dr_peer_record(void *self, uint16_t type, const void *p, size_t len, struct err *err);
+
+void dr_digests_forget(struct diskrep *dr); /* under lock */
+
+/* send.c: an epoch's records, and single chunks for the sync. */
+struct dr_sent {
+	uint32_t count; /* records, as the barrier counts them */
+	uint64_t bytes; /* of their payloads */
+};
+int dr_send_list(struct diskrep *dr, const struct dr_list *l, struct rec_sink *sink,
+		 struct err *err);
+/* @data NULL: @count chunks of zeroes. @room: DR_CHUNK bytes to compress into. */
+int dr_send_chunk(struct diskrep *dr, const struct dr_disk *d, uint64_t epoch,
+		  uint64_t first, uint32_t count, const void *data, uint8_t *room,
+		  struct rec_sink *sink, struct dr_sent *sent);
+
+#endif

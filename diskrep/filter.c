@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * filter - between virtio-blk and the image: what is written is also noted for the standby.
+ */
+#include "diskrep/dr.h"
+
+#include "hv/base/loop.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static void on_done(struct blk_req *r, int status);
+
+struct dr_entry dr_entry_of(const struct dr_req *q)
+{
+	const struct blk_req *r = &q->r;
+
+	return (struct dr_entry){
+		.op = r->op == BLK_WRITE     ? DR_WRITE
+		      : r->op == BLK_DISCARD ? DR_DISCARD
+					     : DR_ZEROES,
+		.disk = q->disk->index,
+		.offset = r->offset,
+		.len = r->len,
+		.data = r->op == BLK_WRITE ? r->data : NULL,
+	};
+}
+
+static int overlaps(const struct diskrep *dr, const struct dr_disk *d,
+		    const struct blk_req *r)
+{
+	for (const struct dr_req *q = dr->first; q; q = q->next)
+		if (q->disk == d && r->offset < q->r.offset + q->r.len &&
+		    q->r.offset < r->offset + r->len)
+			return 1;
+	return 0;
+}
+
+/* Would it go over the limit? One request is always let through, however small the limit. */
+static int list_full(const struct diskrep *dr, const struct blk_req *r)
+{
+	uint64_t cost = DR_ENTRY_COST + (r->op == BLK_WRITE ? r->len : 0);
+
+	return dr->mode == DR_ON && dr->queued && dr->queued + cost > dr->limit;
+}
+
+/* Under lock. */
+static int must_wait(const struct diskrep *dr, const struct dr_disk *d,
+		     const struct blk_req *r, const char **why)
+{
+	if (list_full(dr, r)) {
+		*why = "the disk buffer is full";
+		return 1;
+	}
+	return dr_sync_behind(dr) || overlaps(dr, d, r);
+}
+
+/* Under lock: from here on it is in flight, and in the running epoch. */
+static void admit(struct diskrep *dr, struct dr_req *q, const char **why)
+{
+	const struct blk_req *r = &q->r;
+	struct dr_entry e = dr_entry_of(q);
+	uint64_t before = dr->queued;
+
+	q->next = NULL;
+	q->prev = dr->last;
+	if (dr->last)
+		dr->last->next = q;
+	else
+		dr->first = q;
+	dr->last = q;
+	if (dr->mode == DR_SYNC)
+		dr_mark(q->disk, r->offset, r->len);
+	if (dr->mode != DR_ON)
+		return;
+	dr_list_add(dr, dr->open, &e);
+	if (before < dr->limit / 2 && dr->queued >= dr->limit / 2)
+		*why = "the disk buffer is half full";
+}
+
+static struct dr_req *req_new(struct dr_disk *d, struct blk_req *outer)
+{
+	struct dr_req *q = d->dr->pool;
+
+	if (q)
+		d->dr->pool = q->next;
+	else
+		q = malloc(sizeof(*q));
+	if (!q)
+		return NULL;
+	*q = (struct dr_req){.r = *outer, .outer = outer, .disk = d};
+	q->r.done = on_done;
+	q->r.next = NULL;
+	q->r.backend_priv = NULL;
+	return q;
+}
+
+/* Admit and submit unless it must wait. Returns 0 if it must. */
+static int start(struct dr_disk *d, struct blk_req *outer)
+{
+	struct diskrep *dr = d->dr;
+	struct dr_req *q = req_new(d, outer);
+	const char *why = NULL;
+	int wait;
+
+	if (!q) {
+		/* Written nowhere: both images agree, and the guest is told. */
+		outer->done(outer, -ENOMEM);
+		return 1;
+	}
+	pthread_mutex_lock(&dr->lock);
+	wait = must_wait(dr, d, outer, &why);
+	if (wait)
+		dr->stalled = 1;
+	else
+		admit(dr, q, &why);
+	pthread_mutex_unlock(&dr->lock);
+	if (wait) {
+		q->next = dr->pool;
+		dr->pool = q;
+	}
+	if (why)
+		dr->trigger.request(dr->trigger.arg, why);
+	if (!wait)
+		d->inner.ops->submit(d->inner.self, &q->r);
+	return !wait;
+}
+
+void dr_pump(struct diskrep *dr)
+{
+	struct blk_req *r;
+
+	/* A backend may complete inside submit; one pump at a time, or the stack grows. */
+	if (dr->pumping)
+		return;
+	dr->pumping = 1;
+	while ((r = dr->waiting)) {
+		/* Off the queue first: the request may be gone when start() is back. */
+		dr->waiting = r->next;
+		if (!dr->waiting)
+			dr->waiting_tail = &dr->waiting;
+		if (start(r->backend_priv, r))
+			continue;
+		r->next = dr->waiting;
+		if (!dr->waiting)
+			dr->waiting_tail = &r->next;
+		dr->waiting = r;
+		break;
+	}
+	dr->pumping = 0;
+}
+
+static void on_done(struct blk_req *r, int status)
+{
+	struct dr_req *q = (struct dr_req *)r;
+	struct diskrep *dr = q->disk->dr;
+	struct blk_req *outer = q->outer;
+
+	pthread_mutex_lock(&dr->lock);
+	if (q->prev)
+		q->prev->next = q->next;
+	else
+		dr->first = q->next;
+	if (q->next)
+		q->next->prev = q->prev;
+	else
+		dr->last = q->prev;
+	/* Again, after the bytes are there: see the theory of operation. */
+	if (dr->mode == DR_SYNC)
+		dr_mark(q->disk, r->offset, r->len);
+	pthread_mutex_unlock(&dr->lock);
+	q->next = dr->pool;
+	dr->pool = q;
+	outer->done(outer, status);
+	dr_pump(dr);
+}
+
+static void wait_in_line(struct dr_disk *d, struct blk_req *r)
+{
+	r->next = NULL;
+	r->backend_priv = d;
+	*d->dr->waiting_tail = r;
+	d->dr->waiting_tail = &r->next;
+}
+
+static void filter_submit(void *self, struct blk_req *r)
+{
+	struct dr_disk *d = self;
+
+	/* A flush speaks of writes that are complete, so it need not wait for those in line. */
+	if (r->op == BLK_READ || r->op == BLK_FLUSH)
+		d->inner.ops->submit(d->inner.self, r);
+	else if (d->dr->waiting || d->dr->pumping || !start(d, r))
+		wait_in_line(d, r);
+}
+
+static uint64_t filter_capacity(void *self)
+{
+	struct dr_disk *d = self;
+
+	return d->img.capacity;
+}
+
+static void filter_close(void *self)
+{
+	struct dr_disk *d = self;
+
+	d->inner.ops->close(d->inner.self);
+}
+
+const struct blk_ops dr_filter_ops = {
+	.name = "replicated",
+	.submit = filter_submit,
+	.capacity = filter_capacity,
+	.close = filter_close,
+};
+
+int dr_unstall(struct diskrep *dr)
+{
+	int was = dr->stalled;
+
+	dr->stalled = 0;
+	return was;
+}
+
+void dr_wake(struct diskrep *dr)
+{
+	uint64_t one = 1;
+
+	if (write(dr->wake_fd, &one, sizeof(one)) < 0) {
+		/* EAGAIN: the counter is full, so the loop wakes anyway. */
+	}
+}

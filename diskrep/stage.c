@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * stage - records from the primary: checked against the images, then kept until their epoch is
+ * acked. All of it is hostile input.
+ */
+#include "diskrep/standby.h"
+
+#include "hv/base/buf.h"
+#include "hv/base/err.h"
+#include "remus/participant.h"
+
+#include <errno.h>
+#include <lz4.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One record, understood: a range of a disk, and its bytes or zeroes. */
+struct change {
+	const struct dr_image *img;
+	uint32_t disk;
+	uint64_t offset, len;
+	const void *bytes; /* NULL: zeroes */
+};
+
+static int damaged(struct err *err, const char *what)
+{
+	return err_set(err, -EBADMSG, "disk record: %s", what);
+}
+
+static int image_of(struct diskrep_standby *s, uint32_t disk, struct change *c,
+		    struct err *err)
+{
+	if (disk >= s->n)
+		return damaged(err, "no such disk");
+	c->disk = disk;
+	c->img = &s->img[disk];
+	return 0;
+}
+
+static int parse_write(struct diskrep_standby *s, struct reader *r, struct change *c,
+		       struct err *err)
+{
+	uint32_t disk = rd_u32(r), flags = rd_u32(r), zero;
+
+	c->offset = rd_u64(r);
+	c->len = rd_u32(r);
+	zero = rd_u32(r);
+	if (r->failed || flags || zero || !c->len || c->len > DR_WRITE_MAX ||
+	    rd_left(r) != c->len)
+		return damaged(err, "a write's length is wrong");
+	c->bytes = rd_take(r, rd_left(r));
+	return image_of(s, disk, c, err);
+}
+
+static int parse_erase(struct diskrep_standby *s, struct reader *r, struct change *c,
+		       struct err *err)
+{
+	uint32_t disk = rd_u32(r), flags = rd_u32(r);
+
+	c->offset = rd_u64(r);
+	c->len = rd_u64(r);
+	c->bytes = NULL;
+	if (r->failed || rd_left(r) || !c->len ||
+	    (flags != DR_ERASE_DISCARD && flags != DR_ERASE_ZEROES))
+		return damaged(err, "an erase is not valid");
+	return image_of(s, disk, c, err);
+}
+
+static int parse_zero_chunks(struct change *c, uint64_t first, uint32_t count,
+			     uint32_t len, struct err *err)
+{
+	uint64_t end;
+
+	if (len || !count || first >= c->img->chunks || count > c->img->chunks - first)
+		return damaged(err, "chunks of zeroes outside of the disk");
+	end = first + count - 1;
+	c->offset = first * DR_CHUNK;
+	c->len = end * DR_CHUNK + dr_chunk_len(c->img, end) - c->offset;
+	c->bytes = NULL;
+	return 0;
+}
+
+static int parse_chunk(struct diskrep_standby *s, struct reader *r, struct change *c,
+		       struct err *err)
+{
+	uint32_t disk = rd_u32(r), flags = rd_u32(r), count, len;
+	uint64_t first = rd_u64(r);
+	const void *bytes;
+
+	count = rd_u32(r);
+	len = rd_u32(r);
+	if (r->failed || rd_left(r) != len)
+		return damaged(err, "a chunk's length is wrong");
+	if (image_of(s, disk, c, err))
+		return -EBADMSG;
+	if (flags == DR_CHUNK_ZERO)
+		return parse_zero_chunks(c, first, count, len, err);
+	if ((flags && flags != DR_CHUNK_LZ4) || count != 1 || first >= c->img->chunks)
+		return damaged(err, "a chunk outside of the disk");
+	c->offset = first * DR_CHUNK;
+	c->len = dr_chunk_len(c->img, first);
+	bytes = rd_take(r, len);
+	c->bytes = bytes;
+	if (len > c->len || (!flags && len != c->len))
+		return damaged(err, "a chunk's length is wrong");
+	if (!flags)
+		return 0;
+	c->bytes = s->chunk;
+	if (LZ4_decompress_safe(bytes, (char *)s->chunk, (int)len, DR_CHUNK) !=
+	    (int)c->len)
+		return damaged(err, "a chunk cannot be decompressed");
+	return 0;
+}
+
+void drs_epoch_free(struct diskrep_standby *s, struct drs_epoch *e)
+{
+	struct drs_entry *n, *next;
+
+	for (n = e->first; n; n = next) {
+		next = n->next;
+		free(n);
+	}
+	s->staged -= e->cost;
+	free(e);
+}
+
+/* The epoch that the record belongs to: the last one until its barrier, or the next. */
+static struct drs_epoch *epoch_of(struct diskrep_standby *s, uint64_t epoch,
+				  struct err *err)
+{
+	struct drs_epoch *e = s->last;
+
+	if (e && e->epoch == epoch && !e->whole)
+		return e;
+	if (epoch != s->next || (e && !e->whole)) {
+		err_set(err, -EBADMSG, "disk record of epoch %llu, which is out of order",
+			(unsigned long long)epoch);
+		return NULL;
+	}
+	if (s->staged >= s->stage_max) {
+		err_set(err, -ENOBUFS, "too many epochs are not committed");
+		return NULL;
+	}
+	e = calloc(1, sizeof(*e));
+	if (!e) {
+		err_set(err, -ENOMEM, "no memory for the disk writes of an epoch");
+		return NULL;
+	}
+	e->epoch = epoch;
+	e->tail = &e->first;
+	e->cost = sizeof(*e);
+	s->staged += e->cost;
+	*s->tail = e;
+	s->tail = &e->next;
+	s->last = e;
+	s->next++;
+	return e;
+}
+
+static int stage(struct diskrep_standby *s, struct drs_epoch *e, const struct change *c,
+		 struct err *err)
+{
+	uint64_t len = c->bytes ? c->len : 0;
+	struct drs_entry *n;
+
+	if (s->staged >= s->stage_max || sizeof(*n) + len > s->stage_max - s->staged)
+		return err_set(
+			err, -ENOBUFS,
+			"disk writes that are not committed exceed the buffer of %zu bytes",
+			s->stage_max);
+	n = malloc(sizeof(*n) + len);
+	if (!n)
+		return err_set(err, -ENOMEM, "no memory for a disk write");
+	*n = (struct drs_entry){
+		.disk = c->disk, .erase = !c->bytes, .offset = c->offset, .len = c->len};
+	if (len)
+		memcpy(n->bytes, c->bytes, len);
+	*e->tail = n;
+	e->tail = &n->next;
+	e->cost += sizeof(*n) + len;
+	s->staged += sizeof(*n) + len;
+	return 0;
+}
+
+static int barrier(struct drs_epoch *e, struct reader *r, struct err *err)
+{
+	uint32_t count = rd_u32(r), zero = rd_u32(r);
+	uint64_t bytes = rd_u64(r);
+
+	if (r->failed || rd_left(r) || zero)
+		return damaged(err, "a barrier's length is wrong");
+	if (count != e->records || bytes != e->bytes)
+		return err_set(err, -EBADMSG,
+			       "disk writes of epoch %llu: %u records came, %u were sent",
+			       (unsigned long long)e->epoch, e->records, count);
+	e->whole = 1;
+	return 0;
+}
+
+static int parse(struct diskrep_standby *s, uint16_t type, struct reader *r,
+		 struct change *c, struct err *err)
+{
+	int rc;
+
+	switch (type) {
+	case DR_REC_WRITE:
+		rc = parse_write(s, r, c, err);
+		break;
+	case DR_REC_ERASE:
+		rc = parse_erase(s, r, c, err);
+		break;
+	case DR_REC_CHUNK:
+		rc = parse_chunk(s, r, c, err);
+		break;
+	default:
+		return err_set(err, -EBADMSG, "disk record of unknown type %#x", type);
+	}
+	if (!rc && !dr_image_has(c->img, c->offset, c->len))
+		return damaged(err, "outside of the disk");
+	return rc;
+}
+
+/* Pre-copy: straight into the image, which is nobody's before checkpoint 0. */
+static int precopy(struct diskrep_standby *s, uint16_t type, struct reader *r,
+		   struct err *err)
+{
+	struct change c = {0};
+	int rc;
+
+	if (s->next)
+		return damaged(err, "pre-copy after the first checkpoint began");
+	if (type == DR_REC_ALIVE)
+		return rd_left(r) ? damaged(err, "a sign of life has no content") : 0;
+	if (type != DR_REC_CHUNK)
+		return damaged(err, "not a chunk, in pre-copy");
+	rc = parse_chunk(s, r, &c, err);
+	if (rc)
+		return rc;
+	rc = c.bytes ? dr_image_write(c.img, c.bytes, c.len, c.offset)
+		     : dr_image_erase(c.img, c.offset, c.len);
+	drs_flusher_kick(&s->flusher, 0);
+	return rc ? err_sys(err, rc, "disk %u: writing the image", c.disk) : 0;
+}
+
+int drs_record(void *self, uint16_t type, uint64_t epoch, const void *p, size_t len,
+	       struct err *err)
+{
+	struct diskrep_standby *s = self;
+	struct reader r = reader_of(p, len);
+	struct change c = {0};
+	struct drs_epoch *e;
+	int rc;
+
+	if (epoch == REC_EPOCH_SYNC)
+		return precopy(s, type, &r, err);
+	e = epoch_of(s, epoch, err);
+	if (!e)
+		return err && err->code ? err->code : -EBADMSG;
+	if (type == DR_REC_BARRIER)
+		return barrier(e, &r, err);
+	rc = parse(s, type, &r, &c, err);
+	if (!rc)
+		rc = stage(s, e, &c, err);
+	if (!rc) {
+		e->records++;
+		e->bytes += len;
+	}
+	return rc;
+}
