@@ -3,6 +3,7 @@
  */
 #include "ctl/link.h"
 
+#include "ctl/config.h"
 #include "hv/base/err.h"
 #include "hv/base/log.h"
 #include "hv/base/loop.h"
@@ -32,36 +33,12 @@ struct pending {
 
 struct link_listener {
 	struct loop *loop;
-	struct link_addr peer;
+	struct config_addr peer;
 	struct evconnlistener *lev;
 	link_accept_fn *fn;
 	void *arg;
 	struct pending pending[LINK_PENDING_MAX];
 };
-
-int link_addr_parse(const char *host, unsigned port, struct link_addr *out,
-		    struct err *err)
-{
-	struct addrinfo hint = {.ai_socktype = SOCK_STREAM,
-				.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
-	struct addrinfo *ai;
-	char service[16];
-	int r;
-
-	(void)snprintf(service, sizeof(service), "%u", port); /* fits */
-	r = getaddrinfo(host, service, &hint, &ai);
-	if (r || port > 65535) {
-		if (!r)
-			freeaddrinfo(ai);
-		return err_set(err, -EINVAL, "\"%s\" port %u: not an IP address and port",
-			       host, port);
-	}
-	memset(out, 0, sizeof(*out));
-	memcpy(&out->sa, ai->ai_addr, ai->ai_addrlen);
-	out->len = ai->ai_addrlen;
-	freeaddrinfo(ai);
-	return 0;
-}
 
 static int same_host(const struct sockaddr_storage *a, const struct sockaddr_storage *b)
 {
@@ -183,7 +160,7 @@ static void on_accept(struct evconnlistener *lev, evutil_socket_t fd, struct soc
 
 	memcpy(&from, sa, (size_t)len < sizeof(from) ? (size_t)len : sizeof(from));
 	name_of(sa, (socklen_t)len, name, sizeof(name));
-	if (!same_host(&from, &l->peer.sa) || !p) {
+	if (!same_host(&from, &l->peer.ss) || !p) {
 		log_ratelimited(LOG_LVL_WARN, 1000, "link from %s refused: %s", name,
 				p ? "not the peer's replication address"
 				  : "too many connections that say nothing");
@@ -203,12 +180,11 @@ static void on_accept_error(struct evconnlistener *lev, void *arg)
 			strerror(errno));
 }
 
-int link_listen(struct loop *loop, const struct link_addr *addr,
-		const struct link_addr *peer, link_accept_fn *fn, void *arg,
+int link_listen(struct loop *loop, const struct config_addr *addr,
+		const struct config_addr *peer, link_accept_fn *fn, void *arg,
 		struct link_listener **l_out, struct err *err)
 {
 	struct link_listener *l = calloc(1, sizeof(*l));
-	char name[64];
 	int rc;
 
 	*l_out = NULL;
@@ -220,15 +196,14 @@ int link_listen(struct loop *loop, const struct link_addr *addr,
 	l->lev = evconnlistener_new_bind(
 		loop_base(loop), on_accept, l,
 		LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_REUSEABLE,
-		LINK_PENDING_MAX, (const struct sockaddr *)&addr->sa, (int)addr->len);
+		LINK_PENDING_MAX, (const struct sockaddr *)&addr->ss, (int)addr->len);
 	if (!l->lev) {
 		rc = errno ? -errno : -EIO;
-		name_of((const struct sockaddr *)&addr->sa, addr->len, name,
-			sizeof(name));
 		free(l);
-		return err_sys(err, rc,
-			       "listen for replication on %s (this host's address?)",
-			       name);
+		return err_sys(
+			err, rc,
+			"listen for replication on %s (is it this host's address?)",
+			addr->text);
 	}
 	evconnlistener_set_error_cb(l->lev, on_accept_error);
 	*l_out = l;

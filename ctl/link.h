@@ -15,10 +15,10 @@
 #define CTL_LINK_H
 
 #include <stdint.h>
-#include <sys/socket.h>
 
 #include "ctl/preface.h"
 
+struct config_addr;
 struct err;
 struct link_connect;
 struct link_listener;
@@ -26,21 +26,13 @@ struct loop;
 
 enum { LINK_PENDING_MAX = 16, LINK_PREFACE_MS = 2000 };
 
-struct link_addr {
-	struct sockaddr_storage sa;
-	socklen_t len;
-};
-/* Numbers only: no name is ever looked up, nothing blocks. 0 or -EINVAL with @err. */
-int link_addr_parse(const char *host, unsigned port, struct link_addr *out,
-		    struct err *err);
-
 /* @fd is taken. */
 typedef void link_accept_fn(void *arg, const struct preface *p, int fd);
 
 /* Listen on @addr; only connections from @peer's address (any port) are read. Both are
  * copied. Returns owned. */
-int link_listen(struct loop *loop, const struct link_addr *addr,
-		const struct link_addr *peer, link_accept_fn *fn, void *arg,
+int link_listen(struct loop *loop, const struct config_addr *addr,
+		const struct config_addr *peer, link_accept_fn *fn, void *arg,
 		struct link_listener **l_out, struct err *err);
 void link_listener_destroy(struct link_listener *l); /* NULL is fine */
 unsigned
@@ -53,8 +45,8 @@ typedef void link_connected_fn(void *arg, int fd, const char *why);
 /* Try once to reach @peer from @local's address, at most @timeout_ms. Calls @fn exactly
  * once, never from within this call, unless cancelled. The handle is gone once @fn was
  * called. */
-int link_connect(struct loop *loop, const struct link_addr *local,
-		 const struct link_addr *peer, const char *vm, uint64_t term,
+int link_connect(struct loop *loop, const struct config_addr *local,
+		 const struct config_addr *peer, const char *vm, uint64_t term,
 		 unsigned timeout_ms, link_connected_fn *fn, void *arg,
 		 struct link_connect **c_out, struct err *err);
 void link_connect_cancel(struct link_connect *c); /* NULL is fine */

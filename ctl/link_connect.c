@@ -3,6 +3,7 @@
  */
 #include "ctl/link.h"
 
+#include "ctl/config.h"
 #include "hv/base/err.h"
 #include "hv/base/loop.h"
 
@@ -69,30 +70,31 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
 	fn(fn_arg, rc ? rc : fd, rc ? strerror(-rc) : "");
 }
 
-static int start(struct link_connect *c, struct loop *loop, const struct link_addr *local,
-		 const struct link_addr *peer, unsigned timeout_ms)
+static int start(struct link_connect *c, struct loop *loop,
+		 const struct config_addr *local, const struct config_addr *peer,
+		 unsigned timeout_ms)
 {
 	struct timeval limit = {.tv_sec = timeout_ms / 1000,
 				.tv_usec = timeout_ms % 1000 * 1000};
-	struct link_addr from = *local;
+	struct config_addr from = *local;
 
 	/* Any port, but our own replication address: the peer lets no other in. */
-	if (from.sa.ss_family == AF_INET6)
-		((struct sockaddr_in6 *)&from.sa)->sin6_port = 0;
+	if (from.ss.ss_family == AF_INET6)
+		((struct sockaddr_in6 *)&from.ss)->sin6_port = 0;
 	else
-		((struct sockaddr_in *)&from.sa)->sin_port = 0;
-	c->fd = socket(peer->sa.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (c->fd < 0 || bind(c->fd, (struct sockaddr *)&from.sa, from.len))
+		((struct sockaddr_in *)&from.ss)->sin_port = 0;
+	c->fd = socket(peer->ss.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (c->fd < 0 || bind(c->fd, (struct sockaddr *)&from.ss, from.len))
 		return -errno;
-	if (connect(c->fd, (const struct sockaddr *)&peer->sa, peer->len) &&
+	if (connect(c->fd, (const struct sockaddr *)&peer->ss, peer->len) &&
 	    errno != EINPROGRESS)
 		return -errno;
 	c->ev = event_new(loop_base(loop), c->fd, EV_WRITE, on_writable, c);
 	return c->ev && !event_add(c->ev, &limit) ? 0 : -ENOMEM;
 }
 
-int link_connect(struct loop *loop, const struct link_addr *local,
-		 const struct link_addr *peer, const char *vm, uint64_t term,
+int link_connect(struct loop *loop, const struct config_addr *local,
+		 const struct config_addr *peer, const char *vm, uint64_t term,
 		 unsigned timeout_ms, link_connected_fn *fn, void *arg,
 		 struct link_connect **c_out, struct err *err)
 {

@@ -98,7 +98,8 @@ static int find_bridge(struct nl_sock *nl, const char *bridge, int *index_out,
 
 /* Up, in the bridge, and without an IPv6 address of its own: the host has nothing to say
  * on the guest's wire. */
-static int configure(struct nl_sock *nl, const char *name, int master, struct err *err)
+static int configure(struct nl_sock *nl, const char *name, int master, unsigned mtu,
+		     struct err *err)
 {
 	struct rtnl_link *link = NULL, *change = rtnl_link_alloc();
 	int rc, r;
@@ -121,6 +122,8 @@ static int configure(struct nl_sock *nl, const char *name, int master, struct er
 		goto out;
 	}
 	rtnl_link_set_flags(change, IFF_UP);
+	if (mtu)
+		rtnl_link_set_mtu(change, mtu);
 	if (master)
 		rtnl_link_set_master(change, master);
 	r = rtnl_link_change(nl, link, change, 0);
@@ -133,7 +136,7 @@ out:
 	return rc;
 }
 
-int tap_open(const char *name, const char *bridge, struct err *err)
+int tap_open(const char *name, const char *bridge, unsigned mtu, struct err *err)
 {
 	struct nl_sock *nl = nl_socket_alloc();
 	int fd = -1, master = 0, rc = 0, r;
@@ -150,7 +153,7 @@ int tap_open(const char *name, const char *bridge, struct err *err)
 	if (!rc)
 		rc = make_tap(name, &fd, err);
 	if (!rc)
-		rc = configure(nl, name, master, err);
+		rc = configure(nl, name, master, mtu, err);
 	if (rc && fd >= 0)
 		(void)close(fd); /* nothing was written through it */
 out:

@@ -12,9 +12,10 @@ struct err;
 
 enum { TAP_NAME_MAX = 15, TAP_HDR_LEN = 12 };
 
-/* Make tap @name, set it up, and put it into the existing @bridge (NULL or "": none).
+/* Make tap @name with @mtu (0: the kernel's default), set it up, and put it into the existing
+ * @bridge (NULL or "": none).
  * Returns a non-blocking, close-on-exec descriptor, owned, or a negative errno. Any
  * thread; blocks for a few netlink round trips with the kernel only. */
-int tap_open(const char *name, const char *bridge, struct err *err);
+int tap_open(const char *name, const char *bridge, unsigned mtu, struct err *err);
 
 #endif

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * cmd_vm - commands that change a VM and wait until it is so: start, stop, failover.
+ *
+ * Each tells the pair machine what the operator wants, then watches: a progress line at each
+ * change of state, until the wish is fulfilled, has become impossible, or the time is over.
+ * The wish itself is not taken back when the client leaves.
+ */
+#include "ctl/cmd.h"
+
+#include "ctl/ctlsock.h"
+#include "ctl/events.h"
+#include "ctl/host.h"
+#include "ctl/vmrun.h"
+#include "hv/base/loop.h"
+
+#include <event2/event.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+	START_MS = 30000,
+	STOP_MS = 120000,
+	FAILOVER_MS = 30000,
+	WAIT_MAX_MS = 24 * 3600 * 1000,
+	OVERRIDE_MIN = 8, /* characters: a sentence, not a key pressed by accident */
+};
+
+enum wish_state { WISH_OPEN, WISH_DONE, WISH_FAILED };
+
+struct wait {
+	struct host *h;
+	struct ctl_conn *c;
+	struct vmrun *v;
+	struct host_watch watch;
+	struct event *limit;
+	enum wish_state (*judge)(const struct wait *w, const char **why_out);
+	const char *what;
+	enum pair_state last, peer_last;
+	uint64_t term_before;
+};
+
+static void wait_free(struct wait *w)
+{
+	host_watch_remove(w->h, &w->watch);
+	if (w->limit)
+		event_free(w->limit);
+	free(w);
+}
+
+static int runs(enum pair_state s)
+{
+	return s == PAIR_RUNNING_ALONE || s == PAIR_SYNCING || s == PAIR_PROTECTED;
+}
+
+static enum wish_state judge_start(const struct wait *w, const char **why_out)
+{
+	const struct pair *p = vmrun_pair(w->v);
+
+	*why_out = "it failed to start several times; \"rheactl events\" tells why";
+	if (p->state == PAIR_FAILED)
+		return WISH_FAILED;
+	if (runs(p->state) && p->running)
+		return WISH_DONE;
+	return w->h->peer_up && runs(p->peer.state) ? WISH_DONE : WISH_OPEN;
+}
+
+static enum wish_state judge_stop(const struct wait *w, const char **why_out)
+{
+	const struct pair *p = vmrun_pair(w->v);
+
+	return !p->vm_up && (p->state == PAIR_OFF || p->state == PAIR_FAILED) ? WISH_DONE
+									      : WISH_OPEN;
+}
+
+/* Done when somebody runs it in a later term. A primary that asks its standby ends as a
+ * standby itself. */
+static enum wish_state judge_failover(const struct wait *w, const char **why_out)
+{
+	const struct pair *p = vmrun_pair(w->v);
+
+	if (runs(p->state) && p->running && p->term > w->term_before)
+		return WISH_DONE;
+	return w->h->peer_up && runs(p->peer.state) && p->peer.term > w->term_before
+		       ? WISH_DONE
+		       : WISH_OPEN;
+}
+
+static void finish(struct wait *w)
+{
+	const struct pair *p = vmrun_pair(w->v);
+	const char *on = runs(p->state) ? config_self(w->h->cfg)->name
+			 : w->h->peer_up && runs(p->peer.state)
+				 ? config_peer(w->h->cfg)->name
+				 : NULL;
+
+	ctl_end(w->c, json_pack("{s:b,s:s,s:I,s:o}", "ok", 1, "state",
+				pair_state_name(p->state), "term", (json_int_t)p->term,
+				"runs_on", on ? json_string(on) : json_null()));
+	wait_free(w);
+}
+
+static void look(struct wait *w)
+{
+	const struct pair *p = vmrun_pair(w->v);
+	const char *why = "";
+
+	switch (w->judge(w, &why)) {
+	case WISH_DONE:
+		finish(w);
+		return;
+	case WISH_FAILED:
+		ctl_error(w->c, "%s %s: %s", w->what, vmrun_config(w->v)->name, why);
+		wait_free(w);
+		return;
+	case WISH_OPEN:
+		break;
+	}
+	if (p->state == w->last && p->peer.state == w->peer_last)
+		return;
+	w->last = p->state;
+	w->peer_last = p->peer.state;
+	ctl_send(w->c,
+		 cmd_progress(w->v, "%s here, %s on %s", pair_state_name(p->state),
+			      w->h->peer_up ? pair_state_name(p->peer.state) : "unknown",
+			      config_peer(w->h->cfg)->name));
+}
+
+static void on_change(void *arg, struct vmrun *v)
+{
+	struct wait *w = arg;
+
+	if (v == w->v)
+		look(w);
+}
+
+static void on_limit(evutil_socket_t fd, short what, void *arg)
+{
+	struct wait *w = arg;
+
+	ctl_error(
+		w->c,
+		"%s %s: not done yet, it is %s; it goes on, watch \"rheactl status --watch\"",
+		w->what, vmrun_config(w->v)->name,
+		pair_state_name(vmrun_pair(w->v)->state));
+	wait_free(w);
+}
+
+static void on_gone(void *arg)
+{
+	wait_free(arg);
+}
+
+/* Give @ev to the machine and wait for what @judge says. Ends the request. */
+static void wish(struct host *h, struct ctl_conn *c, json_t *req, struct vmrun *v,
+		 const struct pair_event *ev, const char *what, int limit_ms,
+		 enum wish_state (*judge)(const struct wait *, const char **))
+{
+	int ms = (int)cmd_int(req, "timeout_ms", 1, WAIT_MAX_MS, limit_ms);
+	const struct timeval limit = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
+	struct wait *w = calloc(1, sizeof(*w));
+
+	if (w)
+		w->limit = evtimer_new(loop_base(h->loop), on_limit, w);
+	if (!w || !w->limit || event_add(w->limit, &limit)) {
+		if (w && w->limit)
+			event_free(w->limit);
+		free(w);
+		ctl_error(c, "rhead: out of memory");
+		return;
+	}
+	w->h = h;
+	w->c = c;
+	w->v = v;
+	w->watch = (struct host_watch){.fn = on_change, .arg = w};
+	w->judge = judge;
+	w->what = what;
+	w->last = w->peer_last = PAIR_NSTATES;
+	w->term_before = vmrun_pair(v)->term;
+	ctl_async(c, on_gone, w);
+	/* Watching begins after the event: it may change the state more than once. */
+	vmrun_event(v, ev);
+	host_watch_add(h, &w->watch);
+	look(w);
+}
+
+void cmd_vm_start(struct host *h, struct ctl_conn *c, json_t *req)
+{
+	const struct pair_event ev = {.kind = PAIR_EV_START};
+	struct vmrun *v = cmd_vm(h, c, req);
+
+	if (v)
+		wish(h, c, req, v, &ev, "start", START_MS, judge_start);
+}
+
+void cmd_vm_stop(struct host *h, struct ctl_conn *c, json_t *req)
+{
+	int force = json_is_true(json_object_get(req, "force"));
+	const struct pair_event ev = {.kind = force ? PAIR_EV_KILL : PAIR_EV_STOP};
+	struct vmrun *v = cmd_vm(h, c, req);
+	const struct pair *p = v ? vmrun_pair(v) : NULL;
+
+	if (!v)
+		return;
+	if (!force && h->peer_up && pair_state_is_standby(p->state) &&
+	    pair_state_is_primary(p->peer.state)) {
+		ctl_error(
+			c,
+			"%s runs on host %s: stop it there (or with --force, which ends it on both)",
+			vmrun_config(v)->name, config_peer(h->cfg)->name);
+		return;
+	}
+	(void)events_add(h->events, vmrun_config(v)->name, p->term, p->epoch,
+			 "operator: stop%s",
+			 force ? " by force" : ""); /* the id is of no use here */
+	wish(h, c, req, v, &ev, "stop", STOP_MS, judge_stop);
+}
+
+/* An override is authority given by a person: the words are kept, whoever they came from. */
+static int override_ok(struct host *h, struct ctl_conn *c, struct vmrun *v,
+		       const char *words)
+{
+	const struct pair *p = vmrun_pair(v);
+
+	if (strlen(words) < OVERRIDE_MIN) {
+		ctl_error(
+			c,
+			"--override wants a sentence that says how you know that host %s does not "
+			"run %s (it is logged)",
+			config_peer(h->cfg)->name, vmrun_config(v)->name);
+		return 0;
+	}
+	if (h->peer_up) {
+		ctl_error(
+			c,
+			"host %s is alive and says \"%s\": an override now could make two of %s; "
+			"use failover without it",
+			config_peer(h->cfg)->name, pair_state_name(p->peer.state),
+			vmrun_config(v)->name);
+		return 0;
+	}
+	(void)events_add(h->events, vmrun_config(v)->name, p->term, p->epoch,
+			 "operator's override: %s", words); /* the id is of no use here */
+	return 1;
+}
+
+void cmd_failover(struct host *h, struct ctl_conn *c, json_t *req)
+{
+	const char *words = json_string_value(json_object_get(req, "override"));
+	struct pair_event ev = {.kind = words ? PAIR_EV_OVERRIDE : PAIR_EV_FAILOVER};
+	struct vmrun *v = cmd_vm(h, c, req);
+	const struct pair *p = v ? vmrun_pair(v) : NULL;
+
+	if (!v || (words && !override_ok(h, c, v, words)))
+		return;
+	if (!words && p->state != PAIR_PROTECTED && !pair_state_is_eligible(p->state)) {
+		ctl_error(c,
+			  "%s is %s here: a failover needs it protected, on either host",
+			  vmrun_config(v)->name, pair_state_name(p->state));
+		return;
+	}
+	ev.u.override.cold = json_is_true(json_object_get(req, "cold"));
+	if (!words)
+		(void)events_add(h->events, vmrun_config(v)->name, p->term, p->epoch,
+				 "operator: failover"); /* the id is of no use here */
+	wish(h, c, req, v, &ev, "failover of", FAILOVER_MS, judge_failover);
+}

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * vmrun_act - actions out: each action of the pair machine as a deed.
+ */
+#include "ctl/vmrun_impl.h"
+
+#include "ctl/arbiter.h"
+#include "ctl/events.h"
+#include "ctl/host.h"
+#include "ctl/link.h"
+#include "ctl/storer.h"
+#include "ctl/vmproc.h"
+#include "ctl/vmrun.h"
+#include "ctl/vmrun_start.h"
+#include "hv/base/clock.h"
+#include "hv/base/err.h"
+#include "hv/base/log.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { CONNECT_MS = 2000 };
+
+static void do_log(struct vmrun *v, const struct pair_action *a)
+{
+	log_at((enum log_level)a->u.log.level, "%s: %s", v->cfg->name, a->u.log.text);
+	(void)events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch, "%s",
+			 a->u.log.text); /* the id is of no use here */
+}
+
+static void ask_arbiter(struct vmrun *v, struct arb_request *rq)
+{
+	struct arb_answer none = {.id = rq->id, .result = ARB_UNREACHABLE};
+	int rc;
+
+	memcpy(rq->vm, v->cfg->name, sizeof(rq->vm));
+	rc = arbiter_submit(v->h->arbiter, rq);
+	if (!rc)
+		return;
+	/* Each question gets its answer, also when it could not be asked. */
+	log_ratelimited(LOG_LVL_WARN, 1000, "%s: the arbiter could not be asked: %s",
+			v->cfg->name, strerror(-rc));
+	vmrun_arbiter(v, &none);
+}
+
+static const char *owner(const struct vmrun *v, int mine)
+{
+	return mine ? config_self(v->h->cfg)->name : config_peer(v->h->cfg)->name;
+}
+
+static void do_read(struct vmrun *v, const struct pair_action *a)
+{
+	struct arb_request rq = {.is_read = 1, .id = a->u.claim.id};
+
+	ask_arbiter(v, &rq);
+}
+
+static void do_claim(struct vmrun *v, const struct pair_action *a)
+{
+	struct arb_request rq = {.id = a->u.claim.id, .force = a->u.claim.force};
+
+	rq.expect.term = a->u.claim.from;
+	memcpy(rq.expect.owner, owner(v, a->u.claim.from_mine), sizeof(rq.expect.owner));
+	rq.desired.term = a->u.claim.to;
+	memcpy(rq.desired.owner, owner(v, 1), sizeof(rq.desired.owner));
+	ask_arbiter(v, &rq);
+}
+
+static void do_store(struct vmrun *v, const struct pair_action *a)
+{
+	struct store_request rq = {.index = v->index, .id = a->u.store.id};
+
+	memcpy(rq.vm, v->cfg->name, sizeof(rq.vm));
+	rq.grant.record = a->u.store.record;
+	rq.grant.wall_ns = clock_real_ns();
+	memcpy(rq.grant.owner, owner(v, a->u.store.record.mine), sizeof(rq.grant.owner));
+	if (storer_submit(v->h->storer, &rq))
+		vmrun_stored(v, rq.id, 0, "out of memory");
+}
+
+static void start_vm(struct vmrun *v, const struct pair_action *a, const char *first_op)
+{
+	struct err err = {0};
+
+	v->instance = a->u.vm.instance;
+	v->first_op = first_op;
+	v->first_term = a->u.vm.term;
+	vmproc_destroy(v->proc); /* one of an instance that nobody waits for any more */
+	v->proc = NULL;
+	if (!vmrun_start(v->h, v->cfg, v->con, &vmrun_proc_ops, v, &v->proc, &err))
+		return;
+	log_err("%s: rhea-vm cannot be started: %s", v->cfg->name, err.msg);
+	(void)events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
+			 "rhea-vm cannot be started: %s",
+			 err.msg); /* the id is of no use here */
+	v->first_op = NULL;
+	vmrun_simple(v, PAIR_EV_VM_EXITED);
+}
+
+static void do_boot(struct vmrun *v, const struct pair_action *a)
+{
+	start_vm(v, a, "boot");
+}
+
+static void do_standby(struct vmrun *v, const struct pair_action *a)
+{
+	start_vm(v, a, "standby");
+}
+
+/* An order that rhea-vm does not take leaves it in a state that nobody knows: it is ended,
+ * which is told like any other end. -EPIPE: it has ended already. */
+static void order(struct vmrun *v, json_t *msg, int fd)
+{
+	int rc = v->proc ? vmproc_send(v->proc, msg, fd) : -EPIPE;
+
+	if (!v->proc)
+		json_decref(msg);
+	if (!rc || rc == -EPIPE)
+		return;
+	log_err("%s: rhea-vm %d does not take orders (%s): it is ended", v->cfg->name,
+		(int)vmproc_pid(v->proc), strerror(-rc));
+	rc = vmproc_signal(v->proc, SIGKILL);
+	if (rc)
+		log_err("%s: kill: %s", v->cfg->name, strerror(-rc));
+}
+
+static int is_current(const struct vmrun *v, const struct pair_action *a)
+{
+	return v->proc && v->instance == a->u.vm.instance;
+}
+
+static void do_alone(struct vmrun *v, const struct pair_action *a)
+{
+	if (is_current(v, a))
+		order(v,
+		      json_pack("{s:s,s:I}", "op", "alone", "term",
+				(json_int_t)a->u.vm.term),
+		      -1);
+}
+
+static void do_activate(struct vmrun *v, const struct pair_action *a)
+{
+	if (!is_current(v, a))
+		return;
+	vmproc_busy(v->proc);
+	order(v,
+	      json_pack("{s:s,s:I}", "op", "activate", "term", (json_int_t)a->u.vm.term),
+	      -1);
+}
+
+static void do_fence(struct vmrun *v, const struct pair_action *a)
+{
+	if (is_current(v, a))
+		vmproc_fence(v->proc, a->u.vm.term, PAIR_FENCE_KILL_MS);
+}
+
+static void do_powerdown(struct vmrun *v, const struct pair_action *a)
+{
+	if (is_current(v, a))
+		order(v, json_pack("{s:s}", "op", "powerdown"), -1);
+}
+
+static void do_unlink(struct vmrun *v, const struct pair_action *a)
+{
+	link_connect_cancel(v->connect);
+	v->connect = NULL;
+	if (v->proc)
+		order(v, json_pack("{s:s,s:s}", "op", "unlink", "why", a->u.unlink.why),
+		      -1);
+}
+
+static void on_connected(void *arg, int fd, const char *why)
+{
+	struct vmrun *v = arg;
+
+	v->connect = NULL;
+	if (fd < 0) {
+		log_ratelimited(LOG_LVL_INFO, 2000, "%s: link to the peer: %s",
+				v->cfg->name, why);
+		vmrun_simple(v, PAIR_EV_CONNECT_FAILED);
+		return;
+	}
+	if (v->kept_fd >= 0)
+		(void)close(v->kept_fd); /* nothing was written through it */
+	v->kept_fd = fd;
+	vmrun_simple(v, PAIR_EV_CONNECTED);
+}
+
+static void do_connect(struct vmrun *v, const struct pair_action *a)
+{
+	struct err err = {0};
+
+	link_connect_cancel(v->connect);
+	v->connect = NULL;
+	if (!link_connect(v->h->loop, &config_self(v->h->cfg)->replication,
+			  &config_peer(v->h->cfg)->replication, v->cfg->name,
+			  a->u.link.term, CONNECT_MS, on_connected, v, &v->connect, &err))
+		return;
+	log_ratelimited(LOG_LVL_INFO, 2000, "%s: %s", v->cfg->name, err.msg);
+	vmrun_simple(v, PAIR_EV_CONNECT_FAILED);
+}
+
+static void do_link_close(struct vmrun *v, const struct pair_action *a)
+{
+	if (v->kept_fd >= 0)
+		(void)close(v->kept_fd); /* nothing that matters was written through it */
+	v->kept_fd = -1;
+}
+
+static void do_link_give(struct vmrun *v, const struct pair_action *a)
+{
+	if (v->kept_fd >= 0)
+		order(v,
+		      json_pack("{s:s,s:s,s:I,s:[s]}", "op", "link", "side",
+				a->u.link.primary ? "primary" : "standby", "term",
+				(json_int_t)a->u.link.term, "fds", "link"),
+		      v->kept_fd);
+	do_link_close(v, a); /* rhea-vm has a copy of its own */
+}
+
+static void (*const deed[PAIR_NACT])(struct vmrun *, const struct pair_action *) = {
+	[PAIR_DO_LOG] = do_log,
+	[PAIR_DO_READ] = do_read,
+	[PAIR_DO_CLAIM] = do_claim,
+	[PAIR_DO_STORE] = do_store,
+	[PAIR_DO_VM_BOOT] = do_boot,
+	[PAIR_DO_VM_STANDBY] = do_standby,
+	[PAIR_DO_VM_ALONE] = do_alone,
+	[PAIR_DO_VM_ACTIVATE] = do_activate,
+	[PAIR_DO_VM_FENCE] = do_fence,
+	[PAIR_DO_VM_POWERDOWN] = do_powerdown,
+	[PAIR_DO_UNLINK] = do_unlink,
+	[PAIR_DO_CONNECT] = do_connect,
+	[PAIR_DO_LINK_GIVE] = do_link_give,
+	[PAIR_DO_LINK_CLOSE] = do_link_close,
+};
+
+void vmrun_do(struct vmrun *v, const struct pair_action *a)
+{
+	deed[a->kind](v, a);
+}

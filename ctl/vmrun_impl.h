@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * vmrun_impl - the inside of a vmrun, shared by vmrun.c (events) and vmrun_act.c (deeds).
+ */
+#ifndef CTL_VMRUN_IMPL_H
+#define CTL_VMRUN_IMPL_H
+
+#include "ctl/config.h"
+#include "ctl/pair.h"
+
+#include <jansson.h>
+
+struct console;
+struct event;
+struct host;
+struct link_connect;
+struct vmproc;
+struct vmproc_ops;
+
+/* What can be pending: each outstanding deed answers once, and few are outstanding. */
+enum { VMRUN_QUEUE_MAX = 16 };
+
+struct vmrun {
+	struct host *h; /* borrowed */
+	unsigned index;
+	const struct config_vm *cfg; /* borrowed */
+	struct pair pair;
+	struct event *deadline;
+	struct console *con;
+	int begun, stepping;
+	struct pair_event queue[VMRUN_QUEUE_MAX];
+	unsigned queued;
+	int wanted_before; /* the record on disk says that the VM should be on, or there is none
+			      and the config does */
+
+	struct vmproc *proc;
+	uint64_t instance; /* of proc */
+	const char *
+		first_op; /* "boot" or "standby", sent when it is ready; NULL: was sent */
+	uint64_t first_term;
+	uint64_t activate_us;
+	json_t *stats;
+	uint64_t stats_asked, stats_got;
+
+	struct link_connect *connect; /* under way */
+	int kept_fd;		      /* connected, not yet given; -1: none */
+};
+
+extern const struct vmproc_ops vmrun_proc_ops;
+
+/* Do it. May call vmrun_event(), which queues. */
+void vmrun_do(struct vmrun *v, const struct pair_action *a);
+
+#endif

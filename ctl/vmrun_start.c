@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * vmrun_start - open everything for a rhea-vm, which opens nothing itself, and start it.
+ */
+#include "ctl/vmrun_start.h"
+
+#include "ctl/config.h"
+#include "ctl/console.h"
+#include "ctl/host.h"
+#include "ctl/tap.h"
+#include "ctl/vmproc.h"
+#include "hv/base/err.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* Descriptors with the names that the setup message gives them. */
+struct parcel {
+	struct vmproc_start st;
+	char name[VMPROC_FDS_MAX][16];
+};
+
+/* Takes @fd. */
+static int pack(struct parcel *p, const char *name, int fd)
+{
+	unsigned i = p->st.fds;
+
+	if (i == VMPROC_FDS_MAX) {
+		(void)close(fd); /* nothing was written through it */
+		return -E2BIG;
+	}
+	(void)snprintf(p->name[i], sizeof(p->name[i]), "%s", name); /* fits: "disk7" */
+	p->st.fd[i].name = p->name[i];
+	p->st.fd[i].fd = fd;
+	p->st.fds++;
+	return 0;
+}
+
+static void unpack(struct parcel *p)
+{
+	while (p->st.fds)
+		(void)close(p->st.fd[--p->st.fds].fd); /* rhea-vm has its own by now */
+}
+
+static int open_file(struct parcel *p, const char *name, const char *path, int flags,
+		     struct err *err)
+{
+	int fd = open(path, flags | O_CLOEXEC);
+
+	if (fd < 0)
+		return err_sys(err, -errno, "%s: open %s", name, path);
+	return pack(p, name, fd);
+}
+
+/* The lock is on the open file, so it is rhea-vm's from the setup on and ends with it: two
+ * processes never write one image, whatever else goes wrong. */
+static int open_disk(struct parcel *p, const char *name, const struct config_disk *d,
+		     struct err *err)
+{
+	int rc = open_file(p, name, d->path, d->read_only ? O_RDONLY : O_RDWR, err);
+
+	if (rc)
+		return rc;
+	if (flock(p->st.fd[p->st.fds - 1].fd,
+		  (d->read_only ? LOCK_SH : LOCK_EX) | LOCK_NB))
+		return err_sys(err, -errno, "%s: %s is in use by another process", name,
+			       d->path);
+	return 0;
+}
+
+static int open_devices(struct parcel *p, const struct config_vm *vm, struct err *err)
+{
+	char name[16];
+	int rc = 0, fd;
+
+	for (unsigned i = 0; !rc && i < vm->n_disks; i++) {
+		(void)snprintf(name, sizeof(name), "disk%u", i); /* fits */
+		rc = open_disk(p, name, &vm->disks[i], err);
+	}
+	for (unsigned i = 0; !rc && i < vm->n_nets; i++) {
+		(void)snprintf(name, sizeof(name), "net%u", i); /* fits */
+		fd = tap_open(vm->nets[i].tap, vm->nets[i].bridge, vm->nets[i].mtu, err);
+		rc = fd < 0 ? fd : pack(p, name, fd);
+	}
+	return rc;
+}
+
+static int open_console(struct parcel *p, struct console *con, struct err *err)
+{
+	int sv[2], rc;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv))
+		return err_sys(err, -errno, "console socket");
+	rc = pack(p, "console", sv[1]);
+	if (rc) {
+		(void)close(sv[0]); /* nothing was written through it */
+		return rc;
+	}
+	return console_source(con, sv[0], err);
+}
+
+static int open_all(struct parcel *p, const struct config_vm *vm, struct console *con,
+		    struct err *err)
+{
+	int rc;
+
+	rc = open_file(p, "kvm", "/dev/kvm", O_RDWR, err);
+	if (!rc)
+		rc = open_file(p, "kernel", vm->kernel, O_RDONLY, err);
+	if (!rc && vm->initrd[0])
+		rc = open_file(p, "initrd", vm->initrd, O_RDONLY, err);
+	if (!rc)
+		rc = open_console(p, con, err);
+	if (!rc)
+		rc = open_devices(p, vm, err);
+	return rc;
+}
+
+static json_t *list_devices(const struct config_vm *vm, json_t **disks_out)
+{
+	json_t *nets = json_array(), *disks = json_array();
+
+	/* A failed append leaves the list short, which rhea-vm refuses. */
+	for (unsigned i = 0; i < vm->n_nets; i++)
+		json_array_append_new(nets,
+				      json_pack("{s:s}", "mac", vm->nets[i].mac_text));
+	for (unsigned i = 0; i < vm->n_disks; i++)
+		json_array_append_new(disks, json_pack("{s:s,s:b}", "serial",
+						       vm->disks[i].serial, "read_only",
+						       vm->disks[i].read_only));
+	*disks_out = disks;
+	return nets;
+}
+
+static int hex_key(const struct config *cfg, char out[2 * CONFIG_KEY_LEN + 1])
+{
+	uint8_t key[CONFIG_KEY_LEN];
+	int rc = config_derive_key(cfg, "rhea stream", key);
+
+	for (int i = 0; !rc && i < CONFIG_KEY_LEN; i++)
+		(void)sprintf(out + 2 * i, "%02x", key[i]); /* two digits and NUL: fits */
+	explicit_bzero(key, sizeof(key));
+	return rc;
+}
+
+static json_t *setup_message(struct host *h, const struct config_vm *vm)
+{
+	const struct config *cfg = h->cfg;
+	const struct passwd *pw = getpwnam("rhea-vm");
+	char psk[2 * CONFIG_KEY_LEN + 1];
+	json_t *msg, *nets, *disks;
+
+	if (hex_key(cfg, psk))
+		return NULL;
+	nets = list_devices(vm, &disks);
+	msg = json_pack(
+		"{s:s,s:s,s:s,s:s,s:s,s:s,s:I,s:i,s:s,s:s,s:i,s:i,s:i,s:I,s:I,s:I,s:s,s:o,"
+		"s:o,s:i,s:i}",
+		"op", "setup", "vm", vm->name, "host", config_self(cfg)->name, "peer",
+		config_peer(cfg)->name, "pair", cfg->pair, "psk", psk, "ram",
+		(json_int_t)vm->memory, "vcpus", (int)vm->vcpus, "cpu", vm->cpu,
+		"cmdline", vm->cmdline, "interval_us", (int)vm->interval_us,
+		"min_interval_us", (int)vm->min_interval_us, "inflight",
+		(int)vm->inflight, "cache", (json_int_t)vm->delta_cache, "netbuf",
+		(json_int_t)vm->netbuf_limit, "diskbuf", (json_int_t)vm->disk_buffer,
+		"log", h->opts.log, "nets", nets, "disks", disks, "uid",
+		pw ? (int)pw->pw_uid : 0, "gid", pw ? (int)pw->pw_gid : 0);
+	explicit_bzero(psk, sizeof(psk));
+	return msg;
+}
+
+int vmrun_start(struct host *h, const struct config_vm *vm, struct console *con,
+		const struct vmproc_ops *ops, void *arg, struct vmproc **p_out,
+		struct err *err)
+{
+	struct parcel p = {.st = {.program = h->opts.vm_program,
+				  .vm = vm->name,
+				  .ping_ms = h->cfg->heartbeat_interval_ms,
+				  .hung_ms = h->cfg->heartbeat_interval_ms *
+					     h->cfg->heartbeat_missed}};
+	int rc;
+
+	*p_out = NULL;
+	rc = open_all(&p, vm, con, err);
+	if (!rc) {
+		p.st.setup = setup_message(h, vm);
+		rc = p.st.setup ? vmproc_spawn(h->loop, &p.st, ops, arg, p_out, err)
+				: err_set(err, -ENOMEM, "set up rhea-vm: out of memory");
+	}
+	json_decref(p.st.setup);
+	unpack(&p);
+	if (rc)
+		(void)console_source(con, -1,
+				     NULL); /* nobody is at its other end: cannot fail */
+	return rc;
+}
