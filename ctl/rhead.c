@@ -75,8 +75,7 @@ static int parse_options(int argc, char **argv, struct options *o)
 			o->verbose = 1;
 			break;
 		case 'V':
-			o->say = "rhead " RHEA_VERSION "
-				 ";
+			o->say = "rhead " RHEA_VERSION "\n";
 				break;
 		case 'h':
 			o->say = usage;

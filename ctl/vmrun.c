@@ -41,25 +41,12 @@ static void arm_deadline(struct vmrun *v)
 		log_err("%s: a timer could not be set: out of memory", v->cfg->name);
 }
 
-static void note_change(struct vmrun *v, enum pair_state was)
-{
-	if (v->pair.state == was)
-		return;
-	log_info("%s: %s -> %s, term %llu", v->cfg->name, pair_state_name(was),
-		 pair_state_name(v->pair.state), (unsigned long long)v->pair.term);
-	(void)events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
-			 "%s -> %s", pair_state_name(was),
-			 pair_state_name(v->pair.state)); /* the id is of no use here */
-}
-
 static void step(struct vmrun *v, const struct pair_event *ev)
 {
-	enum pair_state was = v->pair.state;
 	struct pair_actions acts;
 	struct pair_view view;
 
 	pair_step(&v->pair, clock_mono_ns(), ev, &acts);
-	note_change(v, was);
 	/* The peer learns first: what follows may take a moment. */
 	view = pair_view(&v->pair);
 	hb_set_vm(v->h->hb, v->index, &view);
