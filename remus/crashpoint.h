@@ -13,19 +13,19 @@
 
 enum crash_point {
 	/* primary */
-	CRASH_BEFORE_PAUSE,  /* the guest still runs */
-	CRASH_PAUSED,	     /* the guest stands, nothing captured */
-	CRASH_CAPTURED,	     /* all captured, the guest stands */
-	CRASH_RESUMED,	     /* the guest runs, nothing sent */
-	CRASH_SENDING,	     /* a participant's records are out, END is not */
-	CRASH_END_SENT,	     /* END was flushed */
-	CRASH_ACK_RECEIVED,  /* nothing released */
-	CRASH_RELEASING,     /* told one participant of the commit, not yet the next */
-	CRASH_RELEASED,	     /* told all */
+	CRASH_BEFORE_PAUSE, /* the guest still runs */
+	CRASH_PAUSED,	    /* the guest stands, nothing captured */
+	CRASH_CAPTURED,	    /* all captured, the guest stands */
+	CRASH_RESUMED,	    /* the guest runs, nothing sent */
+	CRASH_SENDING,	    /* a participant's records are out, END is not */
+	CRASH_END_SENT,	    /* END was flushed */
+	CRASH_ACK_RECEIVED, /* nothing released */
+	CRASH_RELEASING,    /* told one participant of the commit, not yet the next */
+	CRASH_RELEASED,	    /* told all */
 	/* standby */
-	CRASH_VERIFIED,	     /* the checkpoint is whole, no ack was sent */
-	CRASH_ACK_SENT,	     /* nothing applied */
-	CRASH_APPLYING,	     /* one participant has applied, the next has not */
+	CRASH_VERIFIED, /* the checkpoint is whole, no ack was sent */
+	CRASH_ACK_SENT, /* nothing applied */
+	CRASH_APPLYING, /* one participant has applied, the next has not */
 	CRASH_APPLIED,
 	CRASH_POINTS
 };

@@ -122,7 +122,8 @@ static int mach_send(void *self, uint64_t epoch, struct rec_sink *sink, struct e
 	if (!s || s->epoch != epoch) {
 		if (s)
 			saved_put(m, s);
-		return err_set(err, -EINVAL, "no state of epoch %llu", (unsigned long long)epoch);
+		return err_set(err, -EINVAL, "no state of epoch %llu",
+			       (unsigned long long)epoch);
 	}
 	for (at = 0; at < s->state.len && !rc; at += n) {
 		n = s->state.len - at < PIECE_BYTES ? s->state.len - at : PIECE_BYTES;

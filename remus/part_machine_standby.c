@@ -21,18 +21,20 @@ struct mach_standby {
 	uint64_t epoch; /* of what is staged */
 };
 
-static int machs_record(void *self, uint16_t type, uint64_t epoch, const void *p, size_t len,
-			struct err *err)
+static int machs_record(void *self, uint16_t type, uint64_t epoch, const void *p,
+			size_t len, struct err *err)
 {
 	struct mach_standby *m = self;
 
 	if (type != MACH_STATE || epoch == REC_EPOCH_SYNC)
-		return err_set(err, -EPROTO, "record type 0x%04x is not expected here", type);
+		return err_set(err, -EPROTO, "record type 0x%04x is not expected here",
+			       type);
 	if (m->staged.len && m->epoch != epoch)
 		return err_set(err, -EPROTO, "state of epoch %llu while %llu is staged",
 			       (unsigned long long)epoch, (unsigned long long)m->epoch);
 	if (len > STATE_MAX - m->staged.len)
-		return err_set(err, -EPROTO, "more than %d MiB of machine state", STATE_MAX >> 20);
+		return err_set(err, -EPROTO, "more than %d MiB of machine state",
+			       STATE_MAX >> 20);
 	m->epoch = epoch;
 	if (buf_add(&m->staged, p, len))
 		return err_set(err, -ENOMEM, "no memory for the machine's state");

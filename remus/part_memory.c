@@ -13,58 +13,21 @@
  * Threads: capture is the epoch thread's, sync_* and send the sender's. The engine keeps
  * sync_* and capture apart in time; between capture and send stands the queue of shots.
  */
-#include "remus/parts.h"
+#include "remus/part_memory_priv.h"
 
-#include "hv/base/buf.h"
 #include "hv/base/err.h"
 #include "hv/gm.h"
-#include "remus/pagepool.h"
 #include "remus/stream.h"
-#include "replication/pagecodec.h"
 #include "replication/record.h"
 
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum {
 	BATCH_BYTES = 256 << 10, /* payload of one record, at most */
 	SPARE_MIN = 1024,	 /* pages kept in the pool, at least */
 };
-
-/* What one capture took. The arrays have room for all of memory, so that nothing is allocated
- * while the guest stands; untouched parts of them cost address space only. */
-struct shot {
-	uint64_t epoch;
-	size_t n;
-	uint64_t *index;
-	void **page;
-	struct shot *next;
-};
-
-struct mem_part {
-	struct gm *gm;
-	uint64_t pages;
-	uint64_t *todo; /* bitmap: the peer does not have these */
-	struct page_pool pool;
-	atomic_uint_fast64_t last_dirty;
-
-	pthread_mutex_t lock; /* the queue, the free list, @shown */
-	struct shot *head, **tail, *free;
-	struct pc_stats shown;
-
-	/* Sender only. */
-	struct pc_cache *cache;
-	struct buf batch;
-	struct pc_stats stats;
-	size_t peak; /* pages of recent captures */
-	int first_round;
-	int peer_fits; /* written by the receiver before the engine starts the sync */
-};
-
-/* -- shots -- */
 
 static void shot_free(struct shot *s)
 {
@@ -136,9 +99,7 @@ static struct shot *shot_next(struct mem_part *m)
 	return s;
 }
 
-/* One spare shot and enough spare pages for a capture like the recent ones. Sender, beside
- * the guest. */
-static void settle(struct mem_part *m, size_t dirty)
+void mem_settle(struct mem_part *m, size_t dirty)
 {
 	size_t want;
 	struct shot *s;
@@ -159,9 +120,7 @@ static void settle(struct mem_part *m, size_t dirty)
 		shot_put(m, s);
 }
 
-/* -- capture -- */
-
-static size_t bits(const uint64_t *map, uint64_t pages)
+size_t mem_bits(const uint64_t *map, uint64_t pages)
 {
 	size_t n = 0;
 
@@ -195,7 +154,7 @@ static int mem_capture(void *self, uint64_t epoch, struct err *err)
 	rc = gm_harvest(m->gm, m->todo);
 	if (rc)
 		return err_sys(err, rc, "reading the dirty log");
-	n = bits(m->todo, m->pages);
+	n = mem_bits(m->todo, m->pages);
 	s = shot_get(m);
 	if (!s)
 		return err_set(err, -ENOMEM, "no memory to list dirty pages");
@@ -213,9 +172,7 @@ static int mem_capture(void *self, uint64_t epoch, struct err *err)
 	return (int)n;
 }
 
-/* -- sending -- */
-
-static int flush_batch(struct mem_part *m, struct rec_sink *sink, uint64_t epoch)
+int mem_flush(struct mem_part *m, struct rec_sink *sink, uint64_t epoch)
 {
 	int rc = 0;
 
@@ -228,22 +185,21 @@ static int flush_batch(struct mem_part *m, struct rec_sink *sink, uint64_t epoch
 	return rc;
 }
 
-static int encode(struct mem_part *m, struct rec_sink *sink, uint64_t epoch, uint64_t index,
-		  const void *page)
+int mem_encode(struct mem_part *m, struct rec_sink *sink, uint64_t epoch, uint64_t index,
+	       const void *page)
 {
-	int rc = pc_encode(&m->batch, index, page, pc_cache_get(m->cache, index), &m->stats);
+	int rc = pc_encode(&m->batch, index, page, pc_cache_get(m->cache, index),
+			   &m->stats);
 
 	if (!rc && m->batch.len > BATCH_BYTES - PC_ITEM_MAX)
-		rc = flush_batch(m, sink, epoch);
+		rc = mem_flush(m, sink, epoch);
 	return rc;
 }
 
-/* Send a copy, which then is what the peer has. The page that comes out of the cache takes
- * the copy's place. */
-static int send_page(struct mem_part *m, struct rec_sink *sink, uint64_t epoch, uint64_t index,
-		     void **page)
+int mem_send_page(struct mem_part *m, struct rec_sink *sink, uint64_t epoch,
+		  uint64_t index, void **page)
 {
-	int rc = encode(m, sink, epoch, index, *page);
+	int rc = mem_encode(m, sink, epoch, index, *page);
 
 	if (!rc)
 		*page = pc_cache_swap(m->cache, index, *page);
@@ -260,136 +216,19 @@ static int mem_send(void *self, uint64_t epoch, struct rec_sink *sink, struct er
 	if (!s || s->epoch != epoch) {
 		if (s)
 			shot_put(m, s);
-		return err_set(err, -EINVAL, "no capture of epoch %llu", (unsigned long long)epoch);
+		return err_set(err, -EINVAL, "no capture of epoch %llu",
+			       (unsigned long long)epoch);
 	}
 	n = s->n;
 	for (size_t i = 0; i < n && !rc; i++)
-		rc = send_page(m, sink, epoch, s->index[i], &s->page[i]);
+		rc = mem_send_page(m, sink, epoch, s->index[i], &s->page[i]);
 	if (!rc)
-		rc = flush_batch(m, sink, epoch);
+		rc = mem_flush(m, sink, epoch);
 	shot_put(m, s);
-	settle(m, n);
-	return rc ? err_sys(err, rc, "sending pages of epoch %llu", (unsigned long long)epoch) : 0;
-}
-
-/* -- pre-copy -- */
-
-static int mem_sync_begin(void *self, struct rec_sink *sink, struct err *err)
-{
-	struct mem_part *m = self;
-	struct mem_hello_wire w = {.pages = le64_of(m->pages)};
-	int rc;
-
-	if (!m->peer_fits)
-		return err_set(err, -EPROTO, "the standby did not say how large its memory is");
-	/* On before the first page is read, so that no write falls between. */
-	rc = gm_log(m->gm, 1, err);
-	if (rc)
-		return rc;
-	pc_cache_clear(m->cache);
-	buf_reset(&m->batch);
-	memset(m->todo, 0xff, m->pages / 8);
-	m->first_round = 1;
-	settle(m, 0);
-	rc = rec_put(sink, MEM_HELLO, REC_EPOCH_SYNC, &w, sizeof(w));
-	return rc ? err_sys(err, rc, "greeting the standby") : 0;
-}
-
-/* A stretch of the memfd, as page numbers. */
-struct data_run {
-	uint64_t from, to;
-};
-
-/* The first stretch at or after @page that was ever written. Reading the rest through the
- * mapping would make the kernel allocate it. */
-static struct data_run next_data(const struct mem_part *m, uint64_t page)
-{
-	off_t from = lseek(gm_fd(m->gm), (off_t)(page * GM_PAGE), SEEK_DATA), to;
-
-	if (from < 0)
-		return errno == ENXIO ? (struct data_run){m->pages, m->pages} :
-					(struct data_run){page, m->pages};
-	to = lseek(gm_fd(m->gm), from, SEEK_HOLE);
-	if (to < 0)
-		return (struct data_run){(uint64_t)from / GM_PAGE, m->pages};
-	return (struct data_run){(uint64_t)from / GM_PAGE, ((uint64_t)to + GM_PAGE - 1) / GM_PAGE};
-}
-
-static int sync_page(struct mem_part *m, struct rec_sink *sink, uint64_t index)
-{
-	void *page;
-	int rc = page_pool_take(&m->pool, &page, 1);
-
-	if (rc)
-		return rc;
-	memcpy(page, gm_base(m->gm) + index * GM_PAGE, GM_PAGE);
-	rc = send_page(m, sink, REC_EPOCH_SYNC, index, &page);
-	page_pool_give(&m->pool, &page, 1);
-	return rc;
-}
-
-/* In the first round each page goes once and the cache is empty, so that a page which was
- * never written is sent as zero without a copy and without a place in the cache. Should the
- * guest write it meanwhile, the log has it for the next round. */
-static int sync_word(struct mem_part *m, struct rec_sink *sink, uint64_t w, struct data_run *run)
-{
-	static const uint8_t zero[GM_PAGE];
-	uint64_t word = m->todo[w], index;
-	int rc = 0;
-
-	m->todo[w] = 0;
-	for (; word && !rc; word &= word - 1) {
-		index = w * 64 + (uint64_t)__builtin_ctzll(word);
-		if (m->first_round && index >= run->to)
-			*run = next_data(m, index);
-		if (m->first_round && index < run->from)
-			rc = encode(m, sink, REC_EPOCH_SYNC, index, zero);
-		else
-			rc = sync_page(m, sink, index);
-	}
-	return rc;
-}
-
-static int mem_sync_round(void *self, struct rec_sink *sink, uint64_t *left_out, struct err *err)
-{
-	struct mem_part *m = self;
-	struct data_run run = {0};
-	size_t left;
-	int rc = 0;
-
-	for (uint64_t w = 0; w < m->pages / 64 && !rc; w++)
-		if (m->todo[w])
-			rc = sync_word(m, sink, w, &run);
-	m->first_round = 0;
-	if (!rc)
-		rc = flush_batch(m, sink, REC_EPOCH_SYNC);
-	if (rc)
-		return err_sys(err, rc, "sending pages");
-	rc = gm_harvest(m->gm, m->todo);
-	if (rc)
-		return err_sys(err, rc, "reading the dirty log");
-	left = bits(m->todo, m->pages);
-	*left_out = (uint64_t)left * GM_PAGE;
-	settle(m, left);
-	return 0;
-}
-
-static int mem_peer_record(void *self, uint16_t type, const void *p, size_t len, struct err *err)
-{
-	struct mem_part *m = self;
-	struct mem_hello_wire w;
-	uint64_t pages;
-
-	if (type != MEM_HELLO || len != sizeof(w))
-		return part_no_peer_record(self, type, p, len, err);
-	memcpy(&w, p, sizeof(w));
-	pages = le64_get(w.pages);
-	if (pages != m->pages)
-		return err_set(err, -EPROTO,
-			       "this host gives the VM %llu MiB, the standby %llu MiB",
-			       (unsigned long long)m->pages >> 8, (unsigned long long)pages >> 8);
-	m->peer_fits = 1;
-	return 0;
+	mem_settle(m, n);
+	return rc ? err_sys(err, rc, "sending pages of epoch %llu",
+			    (unsigned long long)epoch)
+		  : 0;
 }
 
 static void mem_unlinked(void *self)
@@ -426,7 +265,8 @@ struct part mem_part(struct mem_part *m)
 	return (struct part){.ops = &mem_ops, .self = m};
 }
 
-int mem_part_create(struct gm *gm, size_t cache_bytes, struct mem_part **m_out, struct err *err)
+int mem_part_create(struct gm *gm, size_t cache_bytes, struct mem_part **m_out,
+		    struct err *err)
 {
 	struct mem_part *m = calloc(1, sizeof(*m));
 	size_t slots = cache_bytes / PC_PAGE;
@@ -443,7 +283,8 @@ int mem_part_create(struct gm *gm, size_t cache_bytes, struct mem_part **m_out, 
 	m->cache = pc_cache_create(slots < m->pages ? slots : m->pages);
 	if (!m->todo || !m->cache) {
 		mem_part_destroy(m);
-		return err_set(err, -ENOMEM, "memory's participant: no memory for %zu MiB of copies",
+		return err_set(err, -ENOMEM,
+			       "memory's participant: no memory for %zu MiB of copies",
 			       cache_bytes >> 20);
 	}
 	*m_out = m;

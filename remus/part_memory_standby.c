@@ -54,7 +54,8 @@ static int on_hello(struct mem_standby *m, const void *p, size_t len, struct err
 		return err_set(err, -EPROTO, "hello of %zu bytes", len);
 	memcpy(&w, p, sizeof(w));
 	if (le64_get(w.pages) != gm_pages(m->gm))
-		return err_set(err, -EPROTO, "the primary gives the VM %llu MiB, this host %llu MiB",
+		return err_set(err, -EPROTO,
+			       "the primary gives the VM %llu MiB, this host %llu MiB",
 			       (unsigned long long)le64_get(w.pages) >> 8,
 			       (unsigned long long)gm_pages(m->gm) >> 8);
 	m->peer_fits = 1;
@@ -96,10 +97,10 @@ static int stage_room(struct mem_standby *m)
 	size_t cap = m->cap ? 2 * m->cap : 1024;
 	struct staged *s;
 
-	if (m->n < m->cap)
-		return 0;
 	if (m->n >= m->limit)
 		return -ENOBUFS;
+	if (m->n < m->cap)
+		return 0;
 	s = realloc(m->staged, cap * sizeof(*s));
 	if (!s)
 		return -ENOMEM;
@@ -112,7 +113,7 @@ static int into_stage(void *arg, uint64_t index, int delta, const void *page)
 {
 	struct mem_standby *m = arg;
 	struct staged *s;
-	int rc = m->n < m->limit ? stage_room(m) : -ENOBUFS;
+	int rc = stage_room(m);
 
 	if (rc)
 		return rc;
@@ -143,15 +144,17 @@ static int on_pages(struct mem_standby *m, uint64_t epoch, const void *p, size_t
 	m->epoch = epoch;
 	rc = pc_decode(p, len, pages, into_stage, m, err);
 	if (rc == -ENOBUFS)
-		return err_set(err, rc, "epoch %llu has more than the %zu MiB that may be staged",
+		return err_set(err, rc,
+			       "epoch %llu has more than the %zu MiB that may be staged",
 			       (unsigned long long)epoch, m->limit >> 8);
 	if (rc == -ENOMEM)
-		return err_set(err, rc, "no memory to stage epoch %llu", (unsigned long long)epoch);
+		return err_set(err, rc, "no memory to stage epoch %llu",
+			       (unsigned long long)epoch);
 	return rc;
 }
 
-static int mems_record(void *self, uint16_t type, uint64_t epoch, const void *p, size_t len,
-		       struct err *err)
+static int mems_record(void *self, uint16_t type, uint64_t epoch, const void *p,
+		       size_t len, struct err *err)
 {
 	struct mem_standby *m = self;
 

@@ -17,7 +17,8 @@ int part_no_sync_begin(void *self, struct rec_sink *s, struct err *err)
 	return 0;
 }
 
-int part_no_sync_round(void *self, struct rec_sink *s, uint64_t *left_out, struct err *err)
+int part_no_sync_round(void *self, struct rec_sink *s, uint64_t *left_out,
+		       struct err *err)
 {
 	*left_out = 0;
 	return 0;
@@ -42,9 +43,11 @@ void part_no_committed(void *self, uint64_t epoch)
 }
 
 /* Whoever expects nothing from the peer refuses whatever comes. */
-int part_no_peer_record(void *self, uint16_t type, const void *p, size_t len, struct err *err)
+int part_no_peer_record(void *self, uint16_t type, const void *p, size_t len,
+			struct err *err)
 {
-	return err_set(err, -EPROTO, "record type 0x%04x is not expected from the standby", type);
+	return err_set(err, -EPROTO,
+		       "record type 0x%04x is not expected from the standby", type);
 }
 
 void part_no_event(void *self)

@@ -15,9 +15,9 @@
 #include <string.h>
 
 static const char *const state_names[] = {
-	[PRI_ALONE] = "alone",		 [PRI_SYNCING] = "syncing",
-	[PRI_ARMED] = "armed",		 [PRI_PROTECTED] = "protected",
-	[PRI_UNLINKED] = "unlinked",	 [PRI_FENCED] = "fenced",
+	[PRI_ALONE] = "alone",	     [PRI_SYNCING] = "syncing",
+	[PRI_ARMED] = "armed",	     [PRI_PROTECTED] = "protected",
+	[PRI_UNLINKED] = "unlinked", [PRI_FENCED] = "fenced",
 };
 enum { PRI_STATES = sizeof(state_names) / sizeof(state_names[0]) };
 
@@ -25,7 +25,8 @@ enum { PRI_STATES = sizeof(state_names) / sizeof(state_names[0]) };
 static const uint8_t legal[] = {
 	[PRI_ALONE] = 1 << PRI_ALONE | 1 << PRI_SYNCING | 1 << PRI_FENCED,
 	[PRI_SYNCING] = 1 << PRI_ALONE | 1 << PRI_ARMED | 1 << PRI_FENCED,
-	[PRI_ARMED] = 1 << PRI_ALONE | 1 << PRI_PROTECTED | 1 << PRI_UNLINKED | 1 << PRI_FENCED,
+	[PRI_ARMED] =
+		1 << PRI_ALONE | 1 << PRI_PROTECTED | 1 << PRI_UNLINKED | 1 << PRI_FENCED,
 	[PRI_PROTECTED] = 1 << PRI_ALONE | 1 << PRI_UNLINKED | 1 << PRI_FENCED,
 	[PRI_UNLINKED] = 1 << PRI_ALONE | 1 << PRI_FENCED,
 	[PRI_FENCED] = 0,
@@ -38,13 +39,14 @@ const char *primary_state_name(enum primary_state s)
 	return (unsigned)s < PRI_STATES ? state_names[s] : "?";
 }
 
-void primary_set_state(struct primary *p, enum primary_state s, uint64_t term, const char *why)
+void primary_set_state(struct primary *p, enum primary_state s, uint64_t term,
+		       const char *why)
 {
 	enum primary_state was = p->state;
 
 	if (!(legal[was] & 1 << s)) {
-		log_err("%s: refusing to go from %s to %s", p->vm, primary_state_name(was),
-			primary_state_name(s));
+		log_err("%s: refusing to go from %s to %s", p->vm,
+			primary_state_name(was), primary_state_name(s));
 		assert(!"illegal change of the primary's state");
 		return;
 	}
@@ -126,7 +128,8 @@ static void step(struct primary *p)
 	if (ended)
 		link_close(p);
 	else if (commit)
-		primary_set_state(p, PRI_PROTECTED, p->term, "the standby has checkpoint 0");
+		primary_set_state(p, PRI_PROTECTED, p->term,
+				  "the standby has checkpoint 0");
 	else
 		epoch_run(p, l);
 	pthread_mutex_lock(&p->lock);
@@ -163,28 +166,31 @@ struct epoch_trigger primary_trigger(struct primary *p)
 	return (struct epoch_trigger){.request = request, .arg = p};
 }
 
-static int config_check(const struct primary_config *cfg, const struct part *parts, unsigned n,
-			struct err *err)
+static int config_check(const struct primary_config *cfg, const struct part *parts,
+			unsigned n, struct err *err)
 {
 	if (strlen(cfg->vm) > STREAM_VM_MAX)
-		return err_set(err, -EINVAL, "VM name \"%s\": more than %d bytes", cfg->vm,
-			       STREAM_VM_MAX);
+		return err_set(err, -EINVAL, "VM name \"%s\": more than %d bytes",
+			       cfg->vm, STREAM_VM_MAX);
 	if (n > STREAM_PARTS_MAX)
-		return err_set(err, -EINVAL, "%u participants: %d at most", n, STREAM_PARTS_MAX);
+		return err_set(err, -EINVAL, "%u participants: %d at most", n,
+			       STREAM_PARTS_MAX);
 	if (!cfg->interval_us || cfg->max_inflight > PRI_INFLIGHT_MAX)
-		return err_set(err, -EINVAL, "interval of %u us, %u epochs in flight: not within "
-			       "1 and up, 0 to %d", cfg->interval_us, cfg->max_inflight,
-			       PRI_INFLIGHT_MAX);
+		return err_set(err, -EINVAL,
+			       "interval of %u us, %u epochs in flight: not within "
+			       "1 and up, 0 to %d",
+			       cfg->interval_us, cfg->max_inflight, PRI_INFLIGHT_MAX);
 	for (unsigned i = 0; i < n; i++)
 		for (unsigned j = 0; j < i; j++)
 			if (parts[i].ops->kind == parts[j].ops->kind)
-				return err_set(err, -EINVAL, "%s and %s have one kind of records",
+				return err_set(err, -EINVAL,
+					       "%s and %s have one kind of records",
 					       parts[j].ops->name, parts[i].ops->name);
 	return 0;
 }
 
-static struct primary *primary_new(const struct primary_config *cfg, const struct part *parts,
-				   unsigned n)
+static struct primary *primary_new(const struct primary_config *cfg,
+				   const struct part *parts, unsigned n)
 {
 	struct primary *p = calloc(1, sizeof(*p));
 	pthread_condattr_t at;

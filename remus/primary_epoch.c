@@ -64,8 +64,8 @@ static int capture_all(struct primary *p, uint64_t epoch, struct epoch_times *t,
 	return 0;
 }
 
-static int checkpoint(struct primary *p, uint64_t epoch, struct epoch_times *t, uint64_t *pages,
-		      struct err *err)
+static int checkpoint(struct primary *p, uint64_t epoch, struct epoch_times *t,
+		      uint64_t *pages, struct err *err)
 {
 	int rc;
 
@@ -84,7 +84,8 @@ static int checkpoint(struct primary *p, uint64_t epoch, struct epoch_times *t, 
 	return rc;
 }
 
-static void hand_over(struct link *l, uint64_t epoch, uint64_t captured_ns, uint64_t pages)
+static void hand_over(struct link *l, uint64_t epoch, uint64_t captured_ns,
+		      uint64_t pages)
 {
 	pthread_mutex_lock(&l->p->lock);
 	l->flight[epoch % PRI_INFLIGHT_MAX] = (struct flight){captured_ns, pages};
@@ -116,6 +117,7 @@ void epoch_run(struct primary *p, struct link *l)
 	log_set_epoch(epoch + 1);
 	/* Before the sender can say so to the peer. */
 	if (epoch == 0)
-		primary_set_state(p, PRI_ARMED, p->term, "checkpoint 0 is captured, output is held");
+		primary_set_state(p, PRI_ARMED, p->term,
+				  "checkpoint 0 is captured, output is held");
 	hand_over(l, epoch, t.captured, pages);
 }

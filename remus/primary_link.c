@@ -23,7 +23,8 @@ static void give_up(struct link *l, const char *why, int peer_gone)
 	if (!l->ended) {
 		l->ended = 1;
 		l->peer_gone = peer_gone;
-		(void)snprintf(l->why, sizeof(l->why), "%s", why); /* truncation is fine */
+		(void)snprintf(l->why, sizeof(l->why), "%s",
+			       why); /* truncation is fine */
 	}
 	pthread_cond_signal(&l->to_sender);
 	pthread_cond_signal(&p->wake);

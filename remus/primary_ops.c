@@ -47,12 +47,14 @@ static int do_attach(struct primary *p, void *arg)
 
 	if (p->state != PRI_ALONE) {
 		tp_close(a->tp);
-		return err_set(a->err, -EBUSY, "the primary of \"%s\" is %s: no standby now",
-			       p->vm, primary_state_name(p->state));
+		return err_set(a->err, -EBUSY,
+			       "the primary of \"%s\" is %s: no standby now", p->vm,
+			       primary_state_name(p->state));
 	}
 	if (a->term < p->term) {
 		tp_close(a->tp);
-		return err_set(a->err, -EINVAL, "a link of term %llu, but term %llu is ours",
+		return err_set(a->err, -EINVAL,
+			       "a link of term %llu, but term %llu is ours",
 			       (unsigned long long)a->term, (unsigned long long)p->term);
 	}
 	take_term(p, a->term);
@@ -92,16 +94,18 @@ static int do_alone(struct primary *p, void *arg)
 
 	if (p->state != PRI_ALONE && p->state != PRI_UNLINKED)
 		return err_set(a->err, p->state == PRI_FENCED ? -EPERM : -EBUSY,
-			       "the primary of \"%s\" is %s and cannot go on alone", p->vm,
-			       primary_state_name(p->state));
+			       "the primary of \"%s\" is %s and cannot go on alone",
+			       p->vm, primary_state_name(p->state));
 	/* The term of the lost link is the one that the standby may have been granted from. */
 	if (a->term < p->term || (p->state == PRI_UNLINKED && a->term == p->term))
-		return err_set(a->err, -EINVAL, "a grant of term %llu does not follow term %llu",
+		return err_set(a->err, -EINVAL,
+			       "a grant of term %llu does not follow term %llu",
 			       (unsigned long long)a->term, (unsigned long long)p->term);
 	take_term(p, a->term);
 	for (unsigned i = 0; i < p->n; i++)
 		p->part[i].ops->alone(p->part[i].self);
-	primary_set_state(p, PRI_ALONE, a->term, "authority is ours: nobody else may run");
+	primary_set_state(p, PRI_ALONE, a->term,
+			  "authority is ours: nobody else may run");
 	return 0;
 }
 
@@ -210,6 +214,7 @@ int primary_finish(struct primary *p, unsigned timeout_ms)
 	if (rc != FINISH_WAIT)
 		return rc;
 	rc = finish_wait(p, timeout_ms);
-	primary_detach(p, rc ? "the standby did not confirm the guest's end" : "the guest ended");
+	primary_detach(p, rc ? "the standby did not confirm the guest's end"
+			     : "the guest ended");
 	return rc;
 }

@@ -53,11 +53,11 @@ struct link {
 	int armed_maybe;	    /* ARMED may have left this host */
 	int finishing;		    /* the next epoch is the last */
 	uint64_t last;		    /* that one's number + 1, once captured */
-	int bye_done;		    /* the standby knows that there is nothing to take over */
+	int bye_done; /* the standby knows that there is nothing to take over */
 	int receiver_done;
-	int ended;	     /* given up: @why says for what reason */
-	int peer_gone;	     /* the sender found out: the peer's last word may still be unread */
-	uint64_t fenced_by;  /* the higher term that the peer showed, or 0 */
+	int ended;     /* given up: @why says for what reason */
+	int peer_gone; /* the sender found out: the peer's last word may still be unread */
+	uint64_t fenced_by; /* the higher term that the peer showed, or 0 */
 	char why[ERR_MSG_MAX];
 };
 
@@ -68,8 +68,8 @@ struct primary {
 	uint8_t kind[STREAM_PARTS_MAX];
 	unsigned n;
 	pthread_t thread;
-	atomic_int requested;  /* somebody waits for the running epoch to end */
-	uint64_t last_start;   /* epoch thread: ns, 0 before the first epoch of a link */
+	atomic_int requested; /* somebody waits for the running epoch to end */
+	uint64_t last_start;  /* epoch thread: ns, 0 before the first epoch of a link */
 
 	pthread_mutex_t lock;
 	pthread_cond_t wake; /* the epoch thread */
@@ -85,7 +85,8 @@ struct primary {
 };
 
 /* primary.c; epoch thread */
-void primary_set_state(struct primary *p, enum primary_state s, uint64_t term, const char *why);
+void primary_set_state(struct primary *p, enum primary_state s, uint64_t term,
+		       const char *why);
 
 /* primary_epoch.c; epoch thread */
 /* Stop the guest; after a failure it runs again. */
@@ -116,8 +117,10 @@ struct epoch_times {
 	uint64_t start, stopped, captured, resumed; /* ns */
 	uint64_t part[STREAM_PARTS_MAX + 1];	    /* when the i-th capture began */
 };
-void stats_epoch(struct primary *p, const struct epoch_times *t, uint64_t pages, int early);
-void stats_sent(struct primary *p, uint64_t ns, uint64_t pages, uint64_t raw, uint64_t bytes);
+void stats_epoch(struct primary *p, const struct epoch_times *t, uint64_t pages,
+		 int early);
+void stats_sent(struct primary *p, uint64_t ns, uint64_t pages, uint64_t raw,
+		uint64_t bytes);
 void stats_committed(struct primary *p, uint64_t ns, uint64_t epoch);
 void stats_sync_left(struct primary *p, uint64_t left);
 void stats_link_new(struct primary *p);

@@ -90,7 +90,8 @@ static int on_fenced(struct link *l, const struct rec *r, struct err *err)
 	memcpy(&w, r->payload, sizeof(w));
 	term = le64_get(w.term);
 	if (term <= l->rs.term)
-		return err_set(err, -EPROTO, "FENCED by term %llu, which is not above %llu",
+		return err_set(err, -EPROTO,
+			       "FENCED by term %llu, which is not above %llu",
 			       (unsigned long long)term, (unsigned long long)l->rs.term);
 	link_fenced(l, term);
 	return err_set(err, -ECANCELED, "fenced");
@@ -123,8 +124,8 @@ static const struct control {
 
 static int unknown(const struct rec *r, struct err *err)
 {
-	return err_set(err, -EPROTO, "record type 0x%04x of %u bytes is not expected", r->type,
-		       r->len);
+	return err_set(err, -EPROTO, "record type 0x%04x of %u bytes is not expected",
+		       r->type, r->len);
 }
 
 static int on_control(struct link *l, const struct rec *r, struct err *err)
@@ -161,8 +162,9 @@ static int term_check(struct link *l, const struct rec *r, struct err *err)
 		return err_set(err, -ECANCELED, "fenced");
 	}
 	if (r->term < l->rs.term)
-		return err_set(err, -EPROTO, "a record of term %llu on a link of term %llu",
-			       (unsigned long long)r->term, (unsigned long long)l->rs.term);
+		return err_set(
+			err, -EPROTO, "a record of term %llu on a link of term %llu",
+			(unsigned long long)r->term, (unsigned long long)l->rs.term);
 	return 0;
 }
 

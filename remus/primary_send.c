@@ -19,8 +19,8 @@ struct sink {
 	uint8_t kind;
 };
 
-static int sink_put(struct rec_sink *base, uint16_t type, uint64_t epoch, const struct iovec *iov,
-		    int n)
+static int sink_put(struct rec_sink *base, uint16_t type, uint64_t epoch,
+		    const struct iovec *iov, int n)
 {
 	struct sink *s = (struct sink *)base;
 	int rc;
@@ -33,8 +33,8 @@ static int sink_put(struct rec_sink *base, uint16_t type, uint64_t epoch, const 
 	return rc;
 }
 
-static int send_control(struct link *l, uint16_t type, uint64_t epoch, const void *payload,
-			size_t len, struct err *err)
+static int send_control(struct link *l, uint16_t type, uint64_t epoch,
+			const void *payload, size_t len, struct err *err)
 {
 	struct iovec v = {.iov_base = (void *)payload, .iov_len = len};
 	int rc = rec_send(&l->rs, type, epoch, &v, len ? 1 : 0);
@@ -68,7 +68,8 @@ static int say_hello(struct link *l, struct err *err)
 }
 
 /* A participant's failure: its own story if it told one. */
-static int part_failed(const struct part *part, int rc, const char *doing, struct err *err)
+static int part_failed(const struct part *part, int rc, const char *doing,
+		       struct err *err)
 {
 	if (!err->code)
 		return err_sys(err, rc, "%s: %s", part->ops->name, doing);
@@ -80,7 +81,9 @@ static int sync_begin(struct link *l, struct err *err)
 {
 	for (unsigned i = 0; i < l->p->n; i++) {
 		const struct part *part = &l->p->part[i];
-		struct sink s = {.base.put = sink_put, .link = l, .epoch = REC_EPOCH_SYNC,
+		struct sink s = {.base.put = sink_put,
+				 .link = l,
+				 .epoch = REC_EPOCH_SYNC,
 				 .kind = part->ops->kind};
 		int rc = part->ops->sync_begin(part->self, &s.base, err);
 
@@ -99,7 +102,9 @@ static int sync_round(struct link *l, unsigned round, uint64_t *left_out, struct
 	*left_out = 0;
 	for (unsigned i = 0; i < l->p->n; i++) {
 		const struct part *part = &l->p->part[i];
-		struct sink s = {.base.put = sink_put, .link = l, .epoch = REC_EPOCH_SYNC,
+		struct sink s = {.base.put = sink_put,
+				 .link = l,
+				 .epoch = REC_EPOCH_SYNC,
 				 .kind = part->ops->kind};
 
 		left = 0;
@@ -148,7 +153,8 @@ static int precopy(struct link *l, struct err *err)
 }
 
 /* 1 once epoch @epoch is captured; 0 when there is nothing more to send. */
-static int wait_captured(struct link *l, uint64_t epoch, uint64_t *pages_out, int *last_out)
+static int wait_captured(struct link *l, uint64_t epoch, uint64_t *pages_out,
+			 int *last_out)
 {
 	struct primary *p = l->p;
 	int go;
@@ -167,7 +173,10 @@ static int send_parts(struct link *l, uint64_t epoch, struct tally *t, struct er
 {
 	for (unsigned i = 0; i < l->p->n; i++) {
 		const struct part *part = &l->p->part[i];
-		struct sink s = {.base.put = sink_put, .link = l, .tally = t, .epoch = epoch,
+		struct sink s = {.base.put = sink_put,
+				 .link = l,
+				 .tally = t,
+				 .epoch = epoch,
 				 .kind = part->ops->kind};
 		int rc = part->ops->send(part->self, epoch, &s.base, err);
 
@@ -216,8 +225,8 @@ static uint64_t raw_bytes(const struct primary *p, const struct tally *t, uint64
 	return raw;
 }
 
-static int send_epoch(struct link *l, uint64_t epoch, struct tally *t, uint64_t pages, int last,
-		      struct err *err)
+static int send_epoch(struct link *l, uint64_t epoch, struct tally *t, uint64_t pages,
+		      int last, struct err *err)
 {
 	uint64_t start = clock_mono_ns(), bytes = 0;
 	int rc;
@@ -233,7 +242,8 @@ static int send_epoch(struct link *l, uint64_t epoch, struct tally *t, uint64_t 
 	crash_at(CRASH_END_SENT, epoch);
 	for (unsigned i = 0; i < l->p->n; i++)
 		bytes += tally_bytes(t, i);
-	stats_sent(l->p, clock_mono_ns() - start, pages, raw_bytes(l->p, t, pages), bytes);
+	stats_sent(l->p, clock_mono_ns() - start, pages, raw_bytes(l->p, t, pages),
+		   bytes);
 	return 0;
 }
 

@@ -5,7 +5,8 @@
  */
 #include "remus/primary_priv.h"
 
-void stats_epoch(struct primary *p, const struct epoch_times *t, uint64_t pages, int early)
+void stats_epoch(struct primary *p, const struct epoch_times *t, uint64_t pages,
+		 int early)
 {
 	struct primary_stats *s = &p->stats;
 
@@ -23,7 +24,8 @@ void stats_epoch(struct primary *p, const struct epoch_times *t, uint64_t pages,
 	pthread_mutex_unlock(&p->stats_lock);
 }
 
-void stats_sent(struct primary *p, uint64_t ns, uint64_t pages, uint64_t raw, uint64_t bytes)
+void stats_sent(struct primary *p, uint64_t ns, uint64_t pages, uint64_t raw,
+		uint64_t bytes)
 {
 	struct primary_stats *s = &p->stats;
 

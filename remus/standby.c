@@ -47,8 +47,8 @@ void standby_set_state(struct standby *s, enum standby_state st, int bye, const 
 	uint64_t term;
 
 	if (!(legal[was] & 1 << st)) {
-		log_err("%s: refusing to go from %s to %s", s->vm, standby_state_name(was),
-			standby_state_name(st));
+		log_err("%s: refusing to go from %s to %s", s->vm,
+			standby_state_name(was), standby_state_name(st));
 		assert(!"illegal change of the standby's state");
 		return;
 	}
@@ -60,7 +60,8 @@ void standby_set_state(struct standby *s, enum standby_state st, int bye, const 
 	s->cfg.on_state(s->cfg.arg, st, term, bye, why);
 }
 
-static void no_on_state(void *arg, enum standby_state s, uint64_t term, int bye, const char *why)
+static void no_on_state(void *arg, enum standby_state s, uint64_t term, int bye,
+			const char *why)
 {
 }
 
@@ -90,7 +91,8 @@ static void link_end(struct standby *s, const char *why)
 		return;
 	pthread_mutex_lock(&s->lock);
 	if (!s->why[0])
-		(void)snprintf(s->why, sizeof(s->why), "%s", why); /* truncation is fine */
+		(void)snprintf(s->why, sizeof(s->why), "%s",
+			       why); /* truncation is fine */
 	pthread_mutex_unlock(&s->lock);
 	tp_shutdown(s->tp);
 	pthread_join(s->thread, NULL); /* ours, and joined by nobody else */
@@ -107,12 +109,15 @@ static int attach_admit(struct standby *s, uint64_t term, struct err *err)
 	now = s->state;
 	pthread_mutex_unlock(&s->lock);
 	if (now != SB_EMPTY)
-		return err_set(err, -EBUSY, "the standby of \"%s\" is %s and takes no new link",
-			       s->vm, standby_state_name(now));
+		return err_set(err, -EBUSY,
+			       "the standby of \"%s\" is %s and takes no new link", s->vm,
+			       standby_state_name(now));
 	if (term < s->term || term <= s->granted)
-		return err_set(err, -EBUSY, "a link of term %llu, but term %llu was seen here",
+		return err_set(err, -EBUSY,
+			       "a link of term %llu, but term %llu was seen here",
 			       (unsigned long long)term,
-			       (unsigned long long)(s->granted > s->term ? s->granted : s->term));
+			       (unsigned long long)(s->granted > s->term ? s->granted
+									 : s->term));
 	return 0;
 }
 
@@ -230,10 +235,12 @@ static int grant(struct standby *s, uint64_t term, int *link_up, struct err *err
 	pthread_mutex_lock(&s->lock);
 	*link_up = s->state == SB_READY;
 	if (s->state != SB_READY && s->state != SB_LOST)
-		rc = err_set(err, -EPERM, "the standby of \"%s\" is %s: nothing to run from",
-			     s->vm, standby_state_name(s->state));
+		rc = err_set(err, -EPERM,
+			     "the standby of \"%s\" is %s: nothing to run from", s->vm,
+			     standby_state_name(s->state));
 	else if (term <= s->term)
-		rc = err_set(err, -EINVAL, "a grant of term %llu does not follow term %llu",
+		rc = err_set(err, -EINVAL,
+			     "a grant of term %llu does not follow term %llu",
 			     (unsigned long long)term, (unsigned long long)s->term);
 	else
 		s->granted = term;
@@ -266,8 +273,9 @@ static int activate_locked(struct standby *s, uint64_t term, struct err *err)
 	else
 		link_end(s, "granted");
 	if (s->state != SB_LOST)
-		return err_set(err, -EPERM, "the standby of \"%s\" is %s: nothing to run from",
-			       s->vm, standby_state_name(s->state));
+		return err_set(err, -EPERM,
+			       "the standby of \"%s\" is %s: nothing to run from", s->vm,
+			       standby_state_name(s->state));
 	rc = activate_parts(s, err);
 	pthread_mutex_lock(&s->lock);
 	s->term = term;
@@ -306,18 +314,20 @@ void standby_stats(struct standby *s, struct standby_stats *out)
 	pthread_mutex_unlock(&s->lock);
 }
 
-static int config_check(const struct standby_config *cfg, const struct standby_part *parts,
-			unsigned n, struct err *err)
+static int config_check(const struct standby_config *cfg,
+			const struct standby_part *parts, unsigned n, struct err *err)
 {
 	if (strlen(cfg->vm) > STREAM_VM_MAX)
-		return err_set(err, -EINVAL, "VM name \"%s\": more than %d bytes", cfg->vm,
-			       STREAM_VM_MAX);
+		return err_set(err, -EINVAL, "VM name \"%s\": more than %d bytes",
+			       cfg->vm, STREAM_VM_MAX);
 	if (n > STREAM_PARTS_MAX)
-		return err_set(err, -EINVAL, "%u participants: %d at most", n, STREAM_PARTS_MAX);
+		return err_set(err, -EINVAL, "%u participants: %d at most", n,
+			       STREAM_PARTS_MAX);
 	for (unsigned i = 0; i < n; i++)
 		for (unsigned j = 0; j < i; j++)
 			if (parts[i].ops->kind == parts[j].ops->kind)
-				return err_set(err, -EINVAL, "%s and %s have one kind of records",
+				return err_set(err, -EINVAL,
+					       "%s and %s have one kind of records",
 					       parts[j].ops->name, parts[i].ops->name);
 	return 0;
 }
@@ -336,8 +346,8 @@ static void locks_init(struct standby *s)
 	pthread_condattr_destroy(&at);
 }
 
-int standby_create(const struct standby_config *cfg, const struct standby_part *parts, unsigned n,
-		   struct standby **s_out, struct err *err)
+int standby_create(const struct standby_config *cfg, const struct standby_part *parts,
+		   unsigned n, struct standby **s_out, struct err *err)
 {
 	struct standby *s;
 	int rc;

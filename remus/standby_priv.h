@@ -49,14 +49,15 @@ struct standby {
 	uint64_t granted;	 /* acks nothing of a term below this */
 	uint64_t acked, applied; /* counts: the next epoch to be so treated */
 	uint64_t bytes_received;
-	int broken;	       /* an acked checkpoint could not be applied */
+	int broken; /* an acked checkpoint could not be applied */
 	int farewell_done;
 	char why[ERR_MSG_MAX]; /* why an operator ended the link; empty: nobody did */
 	struct hist verify, apply;
 };
 
 /* standby.c; the thread that owns the state at that moment (see there). */
-void standby_set_state(struct standby *s, enum standby_state st, int bye, const char *why);
+void standby_set_state(struct standby *s, enum standby_state st, int bye,
+		       const char *why);
 /* Tell the peer that @term holds now. Any thread; as long as the transport's send takes. */
 int standby_say_fenced(struct standby *s, uint64_t term);
 

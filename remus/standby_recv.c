@@ -11,8 +11,8 @@
 #include <errno.h>
 #include <string.h>
 
-static int send_control(struct standby *s, uint16_t type, uint64_t epoch, const void *payload,
-			size_t len, struct err *err)
+static int send_control(struct standby *s, uint16_t type, uint64_t epoch,
+			const void *payload, size_t len, struct err *err)
 {
 	struct iovec v = {.iov_base = (void *)payload, .iov_len = len};
 	int rc;
@@ -31,8 +31,8 @@ struct hello_sink {
 	uint8_t kind;
 };
 
-static int hello_put(struct rec_sink *base, uint16_t type, uint64_t epoch, const struct iovec *iov,
-		     int n)
+static int hello_put(struct rec_sink *base, uint16_t type, uint64_t epoch,
+		     const struct iovec *iov, int n)
 {
 	struct hello_sink *h = (struct hello_sink *)base;
 	int rc;
@@ -49,12 +49,14 @@ static int say_all_hello(struct standby *s, struct err *err)
 {
 	for (unsigned i = 0; i < s->n; i++) {
 		const struct standby_part *part = &s->part[i];
-		struct hello_sink sink = {.base.put = hello_put, .s = s, .kind = part->ops->kind};
+		struct hello_sink sink = {
+			.base.put = hello_put, .s = s, .kind = part->ops->kind};
 		int rc = part->ops->hello(part->self, &sink.base, err);
 
 		if (rc) {
 			if (!err->code)
-				err_sys(err, rc, "%s: greeting the primary", part->ops->name);
+				err_sys(err, rc, "%s: greeting the primary",
+					part->ops->name);
 			return rc;
 		}
 	}
@@ -76,7 +78,8 @@ static int on_hello(struct standby *s, const struct rec *r, struct err *err)
 	if (!rc)
 		rc = say_all_hello(s, err);
 	if (!rc)
-		rc = send_control(s, CTL_SYNC, REC_EPOCH_SYNC, &ready, sizeof(ready), err);
+		rc = send_control(s, CTL_SYNC, REC_EPOCH_SYNC, &ready, sizeof(ready),
+				  err);
 	return rc;
 }
 
@@ -122,10 +125,12 @@ static int decide_ack(struct standby *s, uint64_t epoch, struct err *err)
 		s->acked = epoch + 1;
 	pthread_mutex_unlock(&s->lock);
 	if (granted)
-		return err_set(err, -ECANCELED, "granted: epoch %llu is not acked any more",
+		return err_set(err, -ECANCELED,
+			       "granted: epoch %llu is not acked any more",
 			       (unsigned long long)epoch);
 	if (epoch == 0)
-		standby_set_state(s, SB_READY, 0, "checkpoint 0 is here and the primary holds");
+		standby_set_state(s, SB_READY, 0,
+				  "checkpoint 0 is here and the primary holds");
 	return 0;
 }
 
@@ -184,7 +189,8 @@ static int on_bye(struct standby *s, const struct rec *r, struct err *err)
 	int rc;
 
 	if (r->epoch + 1 != s->acked || !s->acked)
-		return err_set(err, -EPROTO, "BYE after epoch %llu, which is not the last acked",
+		return err_set(err, -EPROTO,
+			       "BYE after epoch %llu, which is not the last acked",
 			       (unsigned long long)r->epoch);
 	s->bye = 1;
 	standby_set_state(s, SB_EMPTY, 1, "the guest ended in good order");
@@ -208,8 +214,8 @@ static const struct control {
 
 static int unknown(const struct rec *r, struct err *err)
 {
-	return err_set(err, -EPROTO, "record type 0x%04x of %u bytes is not expected", r->type,
-		       r->len);
+	return err_set(err, -EPROTO, "record type 0x%04x of %u bytes is not expected",
+		       r->type, r->len);
 }
 
 /* Only the receive thread writes @acked, so it may read it without the lock. */
@@ -262,7 +268,8 @@ static int on_part(struct standby *s, const struct rec *r, struct err *err)
 		part = &s->part[i];
 		if (part->ops->kind != r->type >> 8)
 			continue;
-		rc = part->ops->record(part->self, r->type, r->epoch, r->payload, r->len, err);
+		rc = part->ops->record(part->self, r->type, r->epoch, r->payload, r->len,
+				       err);
 		if (rc)
 			err_ctx(err, "%s", part->ops->name);
 		return rc;
@@ -291,7 +298,8 @@ static int on_record(struct standby *s, const struct rec *r, struct err *err)
 	granted = s->granted > s->term;
 	pthread_mutex_unlock(&s->lock);
 	if (granted)
-		return err_set(err, -ECANCELED, "granted: this host does not listen any more");
+		return err_set(err, -ECANCELED,
+			       "granted: this host does not listen any more");
 	rc = term_check(s, r, err);
 	if (rc)
 		return rc;
@@ -299,7 +307,8 @@ static int on_record(struct standby *s, const struct rec *r, struct err *err)
 		return on_hello(s, r, err);
 	if (!s->hello_seen || s->bye)
 		return unknown(r, err);
-	return r->type >> 8 == REC_KIND_CONTROL ? on_control(s, r, err) : on_part(s, r, err);
+	return r->type >> 8 == REC_KIND_CONTROL ? on_control(s, r, err)
+						: on_part(s, r, err);
 }
 
 /* What was acked is applied by now; the rest is forgotten. */

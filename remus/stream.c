@@ -13,8 +13,8 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-void hello_make(struct hello_wire *h, enum stream_role role, const char *vm, const uint8_t *kind,
-		unsigned n)
+void hello_make(struct hello_wire *h, enum stream_role role, const char *vm,
+		const uint8_t *kind, unsigned n)
 {
 	assert(strlen(vm) <= STREAM_VM_MAX && n <= STREAM_PARTS_MAX);
 	*h = (struct hello_wire){
@@ -47,10 +47,11 @@ int hello_check(const struct hello_wire *ours, const void *p, size_t len, struct
 	memcpy(&h, p, len < sizeof(h) ? len : sizeof(h));
 	v = le16_get(h.version);
 	if (v != STREAM_VERSION)
-		return err_set(err, -EPROTO,
-			       "the peer speaks stream version %u, this host %u: run the same "
-			       "version of Rhea on both",
-			       v, STREAM_VERSION);
+		return err_set(
+			err, -EPROTO,
+			"the peer speaks stream version %u, this host %u: run the same "
+			"version of Rhea on both",
+			v, STREAM_VERSION);
 	if (len != sizeof(h))
 		return err_set(err, -EPROTO, "HELLO of %zu bytes", len);
 	role = le16_get(h.role);
@@ -58,14 +59,16 @@ int hello_check(const struct hello_wire *ours, const void *p, size_t len, struct
 		return err_set(err, -EPROTO, "both ends of the link have role %u", role);
 	printable(vm, h.vm);
 	if (memcmp(h.vm, ours->vm, sizeof(h.vm)))
-		return err_set(err, -EPROTO, "the peer speaks of VM \"%s\", this host of \"%s\"",
-			       vm, ours->vm);
+		return err_set(err, -EPROTO,
+			       "the peer speaks of VM \"%s\", this host of \"%s\"", vm,
+			       ours->vm);
 	if (le16_get(h.parts) != le16_get(ours->parts) ||
 	    memcmp(h.kind, ours->kind, sizeof(h.kind)))
-		return err_set(err, -EPROTO,
-			       "VM \"%s\" has %u parts on the peer and %u here, or others: the "
-			       "two hosts' configurations differ",
-			       vm, le16_get(h.parts), le16_get(ours->parts));
+		return err_set(
+			err, -EPROTO,
+			"VM \"%s\" has %u parts on the peer and %u here, or others: the "
+			"two hosts' configurations differ",
+			vm, le16_get(h.parts), le16_get(ours->parts));
 	return 0;
 }
 
@@ -139,19 +142,21 @@ int tally_check(const struct tally *t, const void *p, size_t len, struct err *er
 	struct end_wire e;
 
 	if (len != t->n * sizeof(e))
-		return err_set(err, -EPROTO, "END of %zu bytes for %u participants", len, t->n);
+		return err_set(err, -EPROTO, "END of %zu bytes for %u participants", len,
+			       t->n);
 	for (unsigned i = 0; i < t->n; i++) {
 		const struct tally_kind *k = &t->k[i];
 
 		memcpy(&e, (const uint8_t *)p + i * sizeof(e), sizeof(e));
 		if (le16_get(e.kind) != k->kind || le32_get(e.records) != k->records ||
 		    le64_get(e.bytes) != k->bytes || le64_get(e.sum) != k->sum)
-			return err_set(err, -EPROTO,
-				       "END promises %u records (%llu bytes) of kind %u, but %u "
-				       "(%llu bytes) of kind %u came or their content differs",
-				       le32_get(e.records), (unsigned long long)le64_get(e.bytes),
-				       le16_get(e.kind), k->records, (unsigned long long)k->bytes,
-				       k->kind);
+			return err_set(
+				err, -EPROTO,
+				"END promises %u records (%llu bytes) of kind %u, but %u "
+				"(%llu bytes) of kind %u came or their content differs",
+				le32_get(e.records),
+				(unsigned long long)le64_get(e.bytes), le16_get(e.kind),
+				k->records, (unsigned long long)k->bytes, k->kind);
 	}
 	return 0;
 }

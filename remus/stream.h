@@ -31,10 +31,10 @@ enum {
 	CTL_HELLO = 0x0001,
 	CTL_SYNC = 0x0002,
 	CTL_END = 0x0003,
-	CTL_ACK = 0x0004,    /* no payload */
-	CTL_ARMED = 0x0005,  /* no payload */
+	CTL_ACK = 0x0004,   /* no payload */
+	CTL_ARMED = 0x0005, /* no payload */
 	CTL_FENCED = 0x0006,
-	CTL_BYE = 0x0007,    /* no payload */
+	CTL_BYE = 0x0007, /* no payload */
 };
 
 enum { STREAM_VERSION = 1, STREAM_PARTS_MAX = 8, STREAM_VM_MAX = 63 };
@@ -76,8 +76,8 @@ WIRE_SIZE(struct end_wire, 24);
 
 /* The records of the two participants that live beside the engine. */
 enum {
-	MEM_HELLO = 0x0101,  /* each side once, before any page: how large its memory is */
-	MEM_PAGES = 0x0102,  /* a batch of page items (pagecodec.h) */
+	MEM_HELLO = 0x0101, /* each side once, before any page: how large its memory is */
+	MEM_PAGES = 0x0102, /* a batch of page items (pagecodec.h) */
 	MACH_STATE = 0x0201, /* a piece of the machine's state (vm_save), in order */
 };
 
@@ -87,11 +87,12 @@ struct mem_hello_wire {
 WIRE_SIZE(struct mem_hello_wire, 8);
 
 /* Fill @h in. @vm is at most STREAM_VM_MAX bytes, @n at most STREAM_PARTS_MAX. */
-void hello_make(struct hello_wire *h, enum stream_role role, const char *vm, const uint8_t *kind,
-		unsigned n);
+void hello_make(struct hello_wire *h, enum stream_role role, const char *vm,
+		const uint8_t *kind, unsigned n);
 /* Does the peer's HELLO (@len hostile bytes) fit to ours? 0 or -EPROTO with @err saying what
  * differs. */
-int hello_check(const struct hello_wire *ours, const void *p, size_t len, struct err *err);
+int hello_check(const struct hello_wire *ours, const void *p, size_t len,
+		struct err *err);
 
 /* The records of one epoch, counted alike by who sends and who receives. */
 struct tally {
