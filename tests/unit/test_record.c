@@ -393,7 +393,7 @@ static void golden_write(struct tape *t)
 	rec_stream_init(&out, &t->tp, 0x1122334455667788ull);
 	CU_ASSERT_EQUAL(put(&out, 0x0001, 0, "hello", 5), 0);
 	golden_batch(&batch);
-	CU_ASSERT_EQUAL(put(&out, 0x0100, UINT64_MAX, batch.data, batch.len), 0);
+	CU_ASSERT_EQUAL(put(&out, 0x0102, UINT64_MAX, batch.data, batch.len), 0);
 	CU_ASSERT_EQUAL(put(&out, 0x0003, 1, NULL, 0), 0);
 	buf_fini(&batch);
 }
