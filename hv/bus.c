@@ -86,12 +86,13 @@ void bus_remove(struct bus *b, uint64_t base)
 	b->n--;
 }
 
-/* The range that holds all of [addr, addr + len). */
+/* The range that holds all of [addr, addr + len). KVM cuts an access at a page's end, which may
+ * leave an odd length: no device has registers for that. */
 static int find(const struct bus *b, uint64_t addr, unsigned len, struct range *out)
 {
 	size_t at = after(b, addr);
 
-	if (!at)
+	if (!at || !len || (len & (len - 1)))
 		return 0;
 	*out = b->range[at - 1];
 	return addr - out->base < out->size && len <= out->size - (addr - out->base);

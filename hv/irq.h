@@ -10,8 +10,16 @@
 #include <stdint.h>
 
 struct err;
+struct irq;
 struct irq_msi;
 struct vm;
+
+/* The VM's own: its routing table. Between begin and end routes are gathered and take effect at
+ * the end, all at once. Under vm_lock(). 0 or -errno. */
+int irq_create(struct vm *vm, struct irq **irq_out, struct err *err);
+void irq_destroy(struct irq *irq); /* all vectors are gone already; NULL is fine */
+void irq_batch_begin(struct irq *irq);
+int irq_batch_end(struct irq *irq);
 
 int irq_msi_create(struct vm *vm, struct irq_msi **msi_out, struct err *err); /* owned */
 void irq_msi_destroy(struct irq_msi *m);

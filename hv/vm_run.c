@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * vm_run - vCPU threads, and how a VM is stopped and let go.
+ *
+ * Theory of operation. vm->gen is even while the VM may run and odd while it must not; each stop
+ * and each go counts it up, so that nobody mistakes a second stop for the first. Whoever
+ * stops makes it odd, sets immediate_exit in each vCPU's shared page and then signals the
+ * vCPU's thread. A vCPU that was about to enter KVM_RUN sees immediate_exit; one that is
+ * inside (running, halted, waiting for its SIPI) is thrown out by the signal; so no kick is
+ * lost. It then enters KVM_RUN again for as long as an exit's I/O waits to be completed
+ * (immediate_exit lets it do that and nothing more), parks, and counts vm->running down; the
+ * last one wakes the stopper. Then the stopper takes the device lock.
+ *
+ * The I/O thread runs its callbacks under the device lock (the loop's guard). When a stop is
+ * wanted it stays out, so that a busy loop cannot keep the stopper from the lock.
+ */
+#include "hv/base/err.h"
+#include "hv/base/log.h"
+#include "hv/base/loop.h"
+#include "hv/vm_impl.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { KICK = SIGUSR1 };
+
+/* Sleep while *@word is @seen. Returns early for any reason: look again. */
+static void sleep_on(atomic_uint *word, unsigned seen)
+{
+	/* EAGAIN (it changed) and EINTR both mean: look again. */
+	(void)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+}
+
+static void wake(atomic_uint *word)
+{
+	/* Cannot fail for a valid address. */
+	(void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+static int must_stop(unsigned gen)
+{
+	return gen & 1;
+}
+
+static void guard_enter(void *arg)
+{
+	struct vm *vm = arg;
+
+	for (;;) {
+		unsigned gen = atomic_load(&vm->gen);
+
+		if (must_stop(gen)) {
+			sleep_on(&vm->gen, gen);
+			continue;
+		}
+		vm_lock(vm);
+		if (!must_stop(atomic_load(&vm->gen)))
+			return;
+		vm_unlock(vm);
+	}
+}
+
+static void guard_leave(void *arg)
+{
+	vm_unlock(arg);
+}
+
+void vm_guard(struct vm *vm)
+{
+	loop_set_guard(vm->cfg.loop, guard_enter, guard_leave, vm);
+}
+
+void vm_notify(struct vm *vm, enum vm_event ev, const char *text)
+{
+	vm->notice.set = 1;
+	vm->notice.ev = ev;
+	(void)snprintf(vm->notice.text, sizeof(vm->notice.text), "%s", text);
+}
+
+/* Tell the owner, then stand still until it stops the VM. */
+static void tell(struct vm *vm, const struct vm_notice *n)
+{
+	unsigned gen;
+
+	if (vm->on_event)
+		vm->on_event(vm->on_event_arg, n->ev, n->text);
+	while (!must_stop(gen = atomic_load(&vm->gen)))
+		sleep_on(&vm->gen, gen);
+}
+
+static void park(struct vm *vm, unsigned gen)
+{
+	if (atomic_fetch_sub(&vm->running, 1) == 1)
+		wake(&vm->running);
+	while (atomic_load(&vm->gen) == gen)
+		sleep_on(&vm->gen, gen);
+}
+
+static void *vcpu_main(void *arg)
+{
+	struct vcpu *v = arg;
+	struct vm *vm = v->vm;
+	sigset_t set;
+
+	/* Signals are other threads' business, but for the kick. */
+	sigfillset(&set);
+	sigdelset(&set, KICK);
+	pthread_sigmask(SIG_SETMASK, &set, NULL);
+	while (!atomic_load(&vm->quit)) {
+		struct vm_notice notice = {0};
+		unsigned gen = atomic_load(&vm->gen);
+
+		if (must_stop(gen) && !v->io_pending) {
+			park(vm, gen);
+			continue;
+		}
+		vcpu_run(v, &notice);
+		if (notice.set)
+			tell(vm, &notice);
+	}
+	return NULL;
+}
+
+static void on_kick(int sig)
+{
+	/* Only there so that the signal ends KVM_RUN. */
+	(void)sig;
+}
+
+static void set_immediate_exit(struct vcpu *v, uint8_t on)
+{
+	__atomic_store_n(&v->run->immediate_exit, on, __ATOMIC_SEQ_CST);
+}
+
+/* vm->gen is odd already. */
+static void kick_all(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->cfg.vcpus; i++) {
+		struct vcpu *v = vm->vcpu[i];
+
+		if (!v || !v->has_thread)
+			continue;
+		set_immediate_exit(v, 1);
+		/* ESRCH cannot be: the thread is not joined yet. */
+		(void)pthread_kill(v->thread, KICK);
+	}
+}
+
+int vm_start(struct vm *vm, struct err *err)
+{
+	struct sigaction sa = {.sa_handler = on_kick};
+
+	if (vm->started)
+		return err_set(err, -EINVAL, "%s was started already", vm->name);
+	if (sigaction(KICK, &sa, NULL))
+		return err_sys(err, -errno, "signal handler for vCPUs");
+	vm->started = 1;
+	atomic_store(&vm->running, vm->cfg.vcpus);
+	for (unsigned i = 0; i < vm->cfg.vcpus; i++) {
+		struct vcpu *v = vm->vcpu[i];
+		char name[16];
+		int rc;
+
+		set_immediate_exit(v, (uint8_t)must_stop(atomic_load(&vm->gen)));
+		rc = -pthread_create(&v->thread, NULL, vcpu_main, v);
+		if (rc) {
+			vm_stop_threads(vm);
+			return err_sys(err, rc, "vCPU %u: starting its thread", i);
+		}
+		v->has_thread = 1;
+		(void)snprintf(name, sizeof(name), "vcpu%u", i);
+		/* A name is for people; it can be missing. */
+		(void)pthread_setname_np(v->thread, name);
+	}
+	return 0;
+}
+
+int vm_pause(struct vm *vm)
+{
+	int rc = 0;
+	unsigned n;
+
+	atomic_fetch_add(&vm->gen, 1);
+	kick_all(vm);
+	while (vm->started && (n = atomic_load(&vm->running)) != 0)
+		sleep_on(&vm->running, n);
+	vm_lock(vm);
+	vm->paused = 1;
+	for (unsigned i = 0; i < vm->cfg.vcpus; i++) {
+		struct vcpu *v = vm->vcpu[i];
+
+		/* So that the guest's watchdogs forgive the gap. EINVAL: it has no kvmclock. */
+		if (ioctl(v->fd, KVM_KVMCLOCK_CTRL, 0) && errno != EINVAL && !rc)
+			rc = -errno;
+		if (v->failed && !rc)
+			rc = v->failed;
+	}
+	return rc;
+}
+
+void vm_resume(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->cfg.vcpus; i++)
+		set_immediate_exit(vm->vcpu[i], 0);
+	atomic_store(&vm->running, vm->cfg.vcpus);
+	vm->paused = 0;
+	atomic_fetch_add(&vm->gen, 1);
+	vm_unlock(vm);
+	wake(&vm->gen);
+}
+
+void vm_stop_threads(struct vm *vm)
+{
+	atomic_store(&vm->quit, 1);
+	/* Odd, and a new number, so that parked vCPUs look as well. */
+	atomic_fetch_add(&vm->gen, must_stop(atomic_load(&vm->gen)) ? 2 : 1);
+	kick_all(vm);
+	wake(&vm->gen);
+	for (unsigned i = 0; i < vm->cfg.vcpus; i++) {
+		struct vcpu *v = vm->vcpu[i];
+
+		if (!v || !v->has_thread)
+			continue;
+		(void)pthread_join(v->thread, NULL); /* joinable, and not ourselves */
+		v->has_thread = 0;
+	}
+}
