@@ -362,6 +362,7 @@ static inline void drv_msix(struct vm *vm, unsigned slot, unsigned vectors)
 		mmio_write(vm, table + 16 * i + 12, 4, 0);
 	}
 	mmio_write(vm, ecam(slot, 0x42), 2, 1 << 15);
+	mmio_write(vm, drv_bar(vm, slot) + 16, 2, 0); /* configuration changes: vector 0 */
 }
 
 /* A device with @queues queues in @slot, ready to work; it is watched from here on. */
