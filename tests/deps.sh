@@ -12,7 +12,7 @@ build=(gcc clang make pkg-config
 	libcurl4-openssl-dev libsqlite3-dev libcunit1-dev)
 lint=(clang-format clang-tidy cppcheck shellcheck git)
 lab=(qemu-system-x86 busybox-static cpio kmod zstd socat iproute2 iputils-ping util-linux
-	etcd-server redis-tools mmdebstrap debian-archive-keyring e2fsprogs gnuplot-nox jq
+	etcd-server redis-tools mmdebstrap debian-archive-keyring e2fsprogs xz-utils gnuplot-nox jq
 	tcpdump curl)
 
 missing_packages() {

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+# A lab: two emulated hosts with real KVM inside, joined by networks in a namespace of its own.
+#
+# Theory of operation. Each host is QEMU in software emulation with AMD's SVM, so the Debian kernel
+# in it has a full /dev/kvm. It boots this machine's own root file system, read-only over 9p under
+# a tmpfs: what is installed and built here is there, by the same paths. All its networks live
+# in one network namespace, where clients and the arbiter run too; nothing of this machine's
+# network is touched. A script sources this file, calls lab_begin, and everything goes away when
+# it exits, however it does: names carry the script's pid, and the emulators get SIGKILL from
+# the kernel if the script dies first.
+#
+#   lab_begin                     namespace, bridges, a work directory ($lab_dir)
+#   host_start HOST [DISK]        power on; DISK becomes /dev/vda there
+#   host_wait HOST                until commands can be run in it
+#   host_run HOST COMMAND...      run in it: output as it comes, exit status; 255 if it died
+#   host_spawn HOST NAME COMMAND  the same in the background, output in $lab_dir/HOST/NAME.log
+#   host_kill HOST                a power cut: SIGKILL for its emulator
+#   lab_in COMMAND...             run on the client's side (in the namespace)
+#   lab_spawn NAME COMMAND...     the same in the background, output in $lab_dir/NAME.log; $spawned
+# A host sees $lab_dir/HOST as /lab: the way for files, in both directions.
+
+# shellcheck source=tests/lab/lib.sh
+. "${BASH_SOURCE[0]%/*}/lib.sh"
+# shellcheck source=tests/lab/addresses.sh
+. "$lab_tests/addresses.sh"
+
+declare -A host_pid=()
+lab_pids=()
+host_memory=${LAB_HOST_MEMORY:-2560}
+
+lab_begin() {
+	[ "$(id -u)" = 0 ] || die "the lab makes network namespaces: run it as root"
+	"$lab_tests/host-kernel.sh"
+	lab_remove_leftovers
+	lab_ns=rhea-lab-$$
+	lab_dir=$lab_cache/run.$$
+	mkdir -p "$lab_dir"
+	trap lab_end EXIT
+	trap 'exit 130' INT
+	trap 'exit 143' TERM HUP
+	ip netns add "$lab_ns"
+	lab_in ip link set lo up
+	lab_add_bridge client "$client_ip"
+	lab_add_bridge repl "$repl_net.1"
+	lab_add_bridge mgmt "$mgmt_net.1"
+}
+
+# A script that was killed with SIGKILL could not clean up: the next one does it.
+lab_remove_leftovers() {
+	local dir pid
+	for dir in "$lab_cache"/run.*; do
+		pid=${dir##*.}
+		[ -d "$dir" ] && [ ! -d "/proc/$pid" ] || continue
+		rm -rf "$dir"
+		ip netns delete "rhea-lab-$pid" 2>/dev/null || true
+	done
+}
+
+lab_end() {
+	local status=$? host
+	trap - EXIT INT TERM HUP
+	for host in "${!host_pid[@]}"; do
+		kill -KILL "${host_pid[$host]}" 2>/dev/null || true
+	done
+	[ ${#lab_pids[@]} = 0 ] || kill -KILL "${lab_pids[@]}" 2>/dev/null || true
+	wait 2>/dev/null || true
+	if [ $status != 0 ] && [ -n "${LAB_KEEP_LOGS:-}" ]; then
+		mkdir -p "$LAB_KEEP_LOGS"
+		find "$lab_dir" -name '*.log' | while read -r host; do
+			cp "$host" "$LAB_KEEP_LOGS/$(basename "$(dirname "$host")")-${host##*/}"
+		done
+		echo "the logs of this run are in $LAB_KEEP_LOGS" >&2
+	fi
+	ip netns delete "$lab_ns" 2>/dev/null || true
+	rm -rf "$lab_dir"
+	exit "$status"
+}
+
+lab_add_bridge() {
+	lab_in ip link add "$1" type bridge
+	lab_in ip address add "$2/24" dev "$1"
+	lab_in ip link set "$1" up
+}
+
+lab_in() {
+	nsenter --net="/run/netns/$lab_ns" "$@"
+}
+
+# In the background, ended with the lab. The child dies with this script even if that gets SIGKILL.
+lab_spawn() {
+	local name=$1
+	shift
+	nsenter --net="/run/netns/$lab_ns" setpriv --pdeathsig KILL "$@" \
+		> "$lab_dir/$name.log" 2>&1 < /dev/null &
+	spawned=$!
+	lab_pids+=("$spawned")
+}
+
+# The emulator's arguments for one network card on a bridge.
+host_nic() {
+	local tap=$1-$2 number
+	number=$(host_number "$1")
+	lab_in ip tuntap add dev "$tap" mode tap
+	lab_in ip link set "$tap" master "$2" up
+	echo "-netdev tap,id=$2,ifname=$tap,script=no,downscript=no
+		-device virtio-net-pci,romfile=,netdev=$2,mac=52:54:00:88:$3:$number"
+}
+
+host_start() {
+	local host=$1 disk=${2:-} dir=$lab_dir/$1 nics
+	mkdir -p "$dir/run"
+	nics="$(host_nic "$host" client 01) $(host_nic "$host" repl 02) $(host_nic "$host" mgmt 03)"
+	# shellcheck disable=SC2086 # words are wanted
+	lab_spawn "host-$host" qemu-system-x86_64 -name "rhea-lab-$host" -nodefaults -no-user-config \
+		-M q35 -accel tcg,thread=multi -cpu max,+svm -smp 2 -m "$host_memory" -display none \
+		-no-reboot -serial "file:$dir/console.log" -kernel "$lab_cache/kernel/vmlinux" \
+		-initrd "$lab_cache/kernel/initrd" -append "console=ttyS0 panic=-1 quiet mitigations=off \
+		rhea.host=$host rhea.lab=$lab_tests rhea.cache=$lab_cache" \
+		-virtfs "local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap" \
+		-virtfs "local,path=$dir,mount_tag=lab,security_model=none,multidevs=remap" \
+		-device virtio-rng-pci $nics \
+		${disk:+-drive file=$disk,format=raw,if=virtio}
+	host_pid[$host]=$spawned
+}
+
+host_is_alive() {
+	kill -0 "${host_pid[$1]}" 2>/dev/null
+}
+
+host_is_up() {
+	[ -e "$lab_dir/$1/up" ] || ! host_is_alive "$1"
+}
+
+host_wait() {
+	if ! wait_until 90 host_is_up "$1" || ! host_is_alive "$1"; then
+		tail -n 20 "$lab_dir/host-$1.log" "$lab_dir/$1/console.log" >&2
+		die "host $1 did not come up"
+	fi
+}
+
+host_kill() {
+	kill -KILL "${host_pid[$1]}"
+	wait "${host_pid[$1]}" 2>/dev/null || true
+}
+
+# Keep-alive, because a host that lost power does not say that it closes.
+host_agent() {
+	echo "$mgmt_net.$(host_number "$1"):$agent_port,keepalive,keepidle=5,keepintvl=5,keepcnt=3"
+}
+
+# The host's agent gets an id in the first line and a script in the rest. The exit status comes
+# through the file run/ID, so that a host that died in the middle is told from a command that failed.
+host_run() {
+	local host=$1 id=$BASHPID.$RANDOM status
+	shift
+	printf '%s\n%s\n' "$id" "$*" |
+		lab_in socat -t 86400 - "TCP:$(host_agent "$host")" || true
+	status=$(cat "$lab_dir/$host/run/$id" 2>/dev/null) || status=255
+	return "${status:-255}"
+}
+
+host_spawn() {
+	local host=$1 name=$2
+	shift 2
+	host_run "$host" "cd /; setsid $* > /lab/$name.log 2>&1 < /dev/null & echo \$! > /lab/$name.pid"
+}
