@@ -120,6 +120,8 @@ enum {
 	/* Do not ask whether kernel, initrd, disks and tap names of this host exist. For
 	 * checks of a file on another machine and for tests. */
 	CONFIG_NO_FILES = 1,
+	/* Port 0 (any free one) is fine. For tests. */
+	CONFIG_ANY_PORT = 2,
 };
 
 /* Read @path as host @host (NULL: this machine's host name, with or without its domain).

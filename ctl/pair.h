@@ -10,30 +10,41 @@
  * Authority is a key at the arbiter, (term, owner), that only ever changes by
  * compare-and-set from term t to t+1. Three sorts of claim are made, and each names the
  * term that its claimant lives in:
- *   - cold start:   absent -> (1, me), or (t, me) -> (t+1, me). Never from (t, other).
- *   - primary:      (t, me) -> (t+1, me), after it lost a standby that it had armed.
- *   - standby:      (t, other) -> (t+1, me), holding a commit of term t and told ARMED in
- * term t. A primary arms at most one standby in a term: after losing it, it needs a new
- * term to release anything. So of a primary and the standby that it armed in term t at
- * most one gets t+1, the other is refused, and it is always safe for a standby to claim.
- * Grace periods only avoid failovers that nobody needs. That (t, other) is owned by the
- * peer's name, or that the peer's authenticated heartbeat shows it as the primary of a
- * term, is a fact that no later event takes back.
+ *   - cold start: absent -> (1, me), or (t, me) -> (t+1, me). From (t, other) only if the guest
+ *     ended in good order in term t, this host has all of it, and an operator typed the start.
+ *   - primary: (t, me) -> (t+1, me), after it lost a standby that it had armed.
+ *   - standby: (t, other) -> (t+1, me), holding a commit of term t and told ARMED in term t.
+ * A primary arms at most one standby in a term: after losing it, it needs a new term to
+ * release anything. So of a primary and the standby that it armed in term t at most one gets
+ * t+1, the other is refused, and it is always safe for a standby to claim. Grace periods only
+ * avoid failovers that nobody needs. That the arbiter names the peer as owner of a term, or
+ * that the peer's authenticated heartbeat shows it as that term's primary, is a fact that no
+ * later event takes back.
  *
- *   OFF ----start----> STARTING --granted, on disk--> ACTIVATING --guest runs-->
- * RUNNING_ALONE |  ^                             ^                       |       ^ peer
- * may  no                            |                  link |       | link lost hold a
- * commit peer                       |                       v       | not armed v  | |
- * SYNCING -+ YIELDING                           |             acks flow | | | v | peer
- * won                       +--granted-- UNLINKED <- PROTECTED v |               | no
- * arbiter STANDBY_EMPTY <--refused-- FENCED <----+- refused -- HOLDING | link
- *                        v
- *                  STANDBY_SYNCING --armed--> STANDBY_READY --link lost, primary well-->
- * _SUSPECT | peer lost, its VM dead or hung        | grace over
- *                                                   +-----------> CLAIMING
- * <----------------+ | granted, on disk
- *                                                                    v
- *                                                                ACTIVATING
+ * clang-format off
+ *
+ *   OFF --start--> STARTING --granted--> ACTIVATING --guest runs--> RUNNING_ALONE <-+
+ *                   |    ^                ^     ^                        | link     | lost,
+ *      peer may hold|    |it does not     |     |                        v          | not
+ *      a commit     v    |                |     | granted             SYNCING ------+ armed
+ *                  YIELDING               |     |                        | acks flow
+ *                   | peer won            |     |                        v
+ *                   v                     |   UNLINKED <--link lost-- PROTECTED
+ *      STANDBY_EMPTY <---- FENCED <-------|-- HOLDING (no arbiter)
+ *            | link           ^ refused   |
+ *            v                |           | granted
+ *      STANDBY_SYNCING        +-------- CLAIMING <----------------+
+ *            | armed                      ^ peer lost, or its     | grace over
+ *            v                            | VM is dead or hung    |
+ *      STANDBY_READY ---------------------+---------------> STANDBY_SUSPECT
+ *                                               link lost, primary says that it is well
+ *
+ * clang-format on
+ *
+ * "Granted" means at the arbiter and then in the record on disk: ACTIVATING tells our rhea-vm
+ * only after the record is stored. Any state with a VM leaves for FENCED when the peer is seen
+ * as the owner of a higher term. An operator's override is a grant of a term far above all seen
+ * ones; it is logged, and told to the arbiter as soon as that answers.
  *
  * The primary's rhead connects, to the standby's replication address; the standby's
  * accepts.
@@ -227,7 +238,7 @@ enum pair_act_kind {
 };
 const char *pair_action_name(enum pair_act_kind k);
 
-enum { PAIR_FENCE_KILL_MS = 300, PAIR_LOG_MAX = 192, PAIR_ACTIONS_MAX = 12 };
+enum { PAIR_FENCE_KILL_MS = 300, PAIR_LOG_MAX = 192, PAIR_ACTIONS_MAX = 16 };
 
 /* What the record on disk (ctl/grant.h) holds. */
 struct pair_record {
@@ -291,38 +302,51 @@ struct pair_params {
 /* Defaults for heartbeats every @interval_ms that are missed after @missed. */
 struct pair_params pair_params_default(unsigned interval_ms, unsigned missed);
 
-/* Opaque in spirit, open so that a simulator can copy it; drivers use the functions only.
- */
+enum { PAIR_OVERRIDE_STEP = 1000 };
+
+/* Open so that a simulator can copy and print it; drivers use the functions only. */
 struct pair {
 	struct pair_params prm;
+	uint64_t now; /* of the last step */
 	enum pair_state state;
+	uint64_t term, seen; /* that we live in; the highest one heard of */
+
+	/* What is known of our rhea-vm. */
+	uint64_t instance;
+	int vm_up;   /* started and not yet VM_EXITED */
+	int running; /* the guest runs here */
 	enum pair_engine engine;
 	enum pair_health health;
-	struct pair_record rec; /* as last asked to be stored */
-	uint64_t term, seen;	/* term we live in; highest one heard of */
-	uint64_t instance;	/* of our rhea-vm; 0 with vm_up 0: none yet */
-	int vm_up;		/* started and not yet VM_EXITED */
-	int running;		/* the guest runs here: VM_RUNNING came */
+	uint64_t epoch, vm_started_at;
+	int unlink_sent;
+	int after_exit; /* FENCED: what follows VM_EXITED */
+	unsigned restarts;
+	uint64_t restart_at, restart_backoff;
+
+	/* What is known of the peer. */
 	int peer_up;
 	struct pair_view peer;
-	int stopping; /* power button pressed */
-	int stopped;  /* OFF on purpose */
-	int please;   /* operator's failover asked on the primary */
-	int no_arbiter;
-	int automatic;
-	int override_told; /* arbiter knows of our override, or there was none */
-	uint64_t next_id;
-	uint64_t arb_id, store_id; /* outstanding request, 0: none */
-	int arb_is_read;
-	int store_grant; /* the outstanding store carries a grant that waits for it */
-	uint64_t arb_retry_at, state_until, connect_at, restart_at,
-		store_retry_at; /* 0: not set */
-	uint64_t backoff_ns, restart_backoff_ns, vm_started_at, state_since;
-	unsigned restarts;
 	int connecting;
-	int after_exit; /* enum after_exit of pair.c: what follows VM_EXITED */
-	int grant_how;	/* enum grant_how of pair.c */
-	uint64_t epoch;
+	uint64_t connect_term, connect_at, connect_backoff;
+
+	/* What people asked for. */
+	int automatic, stopping, stopped, please;
+
+	/* The request at the arbiter: at most one is outstanding (arb_id, 0: none). */
+	uint64_t next_id, arb_id, arb_retry_at;
+	int arb_is_read, no_arbiter;
+	int override_told; /* the arbiter knows of our override, or there was none */
+
+	/* The record on disk, and the store of it that is outstanding (store_id, 0: none). */
+	struct pair_record rec;
+	uint64_t store_id, store_retry_at;
+	uint64_t storing_term, stored_term; /* ours: under way; safely on disk */
+	int want_store;
+
+	/* Of the present state. */
+	uint64_t state_since, state_until; /* 0: no time limit */
+	int yielded;			   /* STARTING: the peer has had its turn */
+	int grant_how, told;		   /* ACTIVATING */
 };
 
 /* @rec: what the disk held, or NULL if there was none. State OFF; nothing is asked for
@@ -334,6 +358,11 @@ void pair_init(struct pair *p, const struct pair_params *prm,
  * the next event of this machine. Never fails. */
 void pair_step(struct pair *p, uint64_t now_ns, const struct pair_event *ev,
 	       struct pair_actions *out);
+
+/* Would an operator's event (START to OVERRIDE) be acted on now? 1, or 0 and a line for people
+ * into @why: what to do instead. */
+int pair_accepts(const struct pair *p, const struct pair_event *ev, char *why,
+		 unsigned room);
 
 /* When to deliver PAIR_EV_TICK: 0 = never. */
 uint64_t pair_deadline(const struct pair *p);

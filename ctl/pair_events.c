@@ -1,0 +1,369 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * pair_events - what people, our rhea-vm, the disk and the link tell the pair state machine.
+ */
+#include "ctl/pair_machine.h"
+
+#include "hv/base/log.h"
+
+#include <stdio.h>
+
+static const char *refuse_start(const struct pair *p)
+{
+	switch (p->state) {
+	case PAIR_OFF:
+	case PAIR_FAILED:
+	case PAIR_STARTING:
+	case PAIR_YIELDING:
+		return NULL;
+	default:
+		return pair_state_is_standby(p->state)
+			       ? "it belongs to the other host, this is its standby"
+			       : "it is on already";
+	}
+}
+
+static const char *refuse_stop(const struct pair *p, int kill)
+{
+	if (p->state == PAIR_OFF ||
+	    (p->state == PAIR_FENCED && p->after_exit == AFTER_OFF))
+		return "it is off already";
+	if (pair_state_is_standby(p->state) && p->peer_up &&
+	    pair_state_is_primary(p->peer.state))
+		return "it runs on the other host; stop it there";
+	if (pair_state_is_eligible(p->state))
+		return "the other host may still run it; decide that first (failover)";
+	if (!kill && p->state == PAIR_FENCED)
+		return "its process is being ended; try again";
+	return NULL;
+}
+
+static const char *refuse_failover(const struct pair *p)
+{
+	if (p->state == PAIR_STANDBY_READY || p->state == PAIR_STANDBY_SUSPECT)
+		return NULL;
+	if (p->state == PAIR_PROTECTED)
+		return p->peer_up && pair_state_is_eligible(p->peer.state)
+			       ? NULL
+			       : "the standby is not ready";
+	if (p->state == PAIR_CLAIMING)
+		return "the arbiter is being asked already; with --override you vouch that the peer "
+		       "is dead";
+	return "there is no standby with a commit to fail over to";
+}
+
+static const char *refuse_override(const struct pair *p, int cold)
+{
+	if (p->state == PAIR_UNLINKED || p->state == PAIR_HOLDING ||
+	    pair_state_is_eligible(p->state))
+		return NULL;
+	switch (p->state) {
+	case PAIR_OFF:
+	case PAIR_STARTING:
+	case PAIR_YIELDING:
+	case PAIR_STANDBY_EMPTY:
+	case PAIR_FAILED:
+		return cold ? NULL
+			    : "this host holds no commit; with --cold it boots from its disks";
+	case PAIR_STANDBY_SYNCING:
+		return "the first sync is under way; this host's disks are half written";
+	default:
+		return "it runs here already";
+	}
+}
+
+int pair_accepts(const struct pair *p, const struct pair_event *ev, char *why,
+		 unsigned room)
+{
+	const char *no = NULL;
+
+	switch (ev->kind) {
+	case PAIR_EV_START:
+		no = refuse_start(p);
+		break;
+	case PAIR_EV_STOP:
+	case PAIR_EV_KILL:
+		no = refuse_stop(p, ev->kind == PAIR_EV_KILL);
+		break;
+	case PAIR_EV_FAILOVER:
+		no = refuse_failover(p);
+		break;
+	case PAIR_EV_OVERRIDE:
+		no = refuse_override(p, ev->u.override.cold);
+		break;
+	default:
+		break;
+	}
+	if (room) /* truncation is fine */
+		(void)snprintf(why, room, "%s", no ? no : "");
+	return !no;
+}
+
+static void on_start(struct pair *p, int automatic, struct pair_actions *out)
+{
+	p->automatic = automatic && (p->state == PAIR_OFF || p->automatic);
+	p->stopped = p->stopping = 0;
+	if (p->state != PAIR_OFF && p->state != PAIR_FAILED)
+		return;
+	if (p->vm_up) { /* the last guest's process, on its way out */
+		struct pair_action *a = pm_emit(out, PAIR_DO_VM_FENCE);
+
+		a->u.vm.instance = p->instance;
+		a->u.vm.term = p->term;
+	}
+	p->restarts = 0;
+	p->restart_at = p->arb_retry_at = 0;
+	p->restart_backoff = p->prm.backoff_min_ns;
+	p->yielded = 0;
+	p->rec.wanted = 1;
+	p->want_store = 1;
+	pm_set(p, PAIR_STARTING, out,
+	       automatic ? "automatic start" : "an operator's start");
+}
+
+static void on_stop(struct pair *p, int kill, struct pair_actions *out)
+{
+	struct pair_action *a;
+
+	if (kill || !p->vm_up || !p->running || p->state < PAIR_ACTIVATING ||
+	    p->state > PAIR_HOLDING) {
+		pm_turn_off(p, out, "an operator's stop");
+		return;
+	}
+	p->stopping = 1;
+	a = pm_emit(out, PAIR_DO_VM_POWERDOWN);
+	a->u.vm.instance = p->instance;
+	a->u.vm.term = p->term;
+}
+
+static void on_failover(struct pair *p, struct pair_actions *out)
+{
+	if (p->state == PAIR_PROTECTED)
+		p->please = 1;
+	else
+		pm_set(p, PAIR_CLAIMING, out, "an operator's failover");
+}
+
+static void on_override(struct pair *p, struct pair_actions *out)
+{
+	enum grant_how how = HOW_BOOT;
+
+	if (p->state == PAIR_UNLINKED || p->state == PAIR_HOLDING)
+		how = HOW_ALONE;
+	else if (pair_state_is_eligible(p->state))
+		how = HOW_ACTIVATE;
+	pm_log(out, LOG_LVL_WARN,
+	       "OVERRIDE: an operator vouches that the peer does not run it; term %llu without the "
+	       "arbiter%s",
+	       (unsigned long long)p->seen + PAIR_OVERRIDE_STEP,
+	       how == HOW_BOOT ? ", cold from this host's disks" : "");
+	if (how == HOW_BOOT && p->vm_up)
+		pm_end_vm(p, AFTER_OVERRIDE, out, "an operator's override");
+	else
+		pm_grant(p, how, p->seen + PAIR_OVERRIDE_STEP, 1, out);
+}
+
+void pm_on_operator(struct pair *p, const struct pair_event *ev, struct pair_actions *out)
+{
+	char why[PAIR_LOG_MAX / 2];
+
+	if (!pair_accepts(p, ev, why, sizeof(why))) {
+		pm_log(out, LOG_LVL_WARN, "%s refused in state %s: %s",
+		       pair_event_name(ev->kind), pair_state_name(p->state), why);
+		return;
+	}
+	if (ev->kind == PAIR_EV_START)
+		on_start(p, ev->u.start.automatic, out);
+	else if (ev->kind == PAIR_EV_STOP || ev->kind == PAIR_EV_KILL)
+		on_stop(p, ev->kind == PAIR_EV_KILL, out);
+	else if (ev->kind == PAIR_EV_FAILOVER)
+		on_failover(p, out);
+	else
+		on_override(p, out);
+}
+
+/* The first end after a good life is followed at once, later ones after a growing pause. */
+static void count_restart(struct pair *p)
+{
+	if (p->now - p->vm_started_at >= p->prm.stable_ns) {
+		p->restarts = 0;
+		p->restart_backoff = p->prm.backoff_min_ns;
+	}
+	p->restart_at = p->now;
+	if (p->restarts++) {
+		p->restart_at += p->restart_backoff;
+		p->restart_backoff *= 2;
+		if (p->restart_backoff > p->prm.backoff_max_ns)
+			p->restart_backoff = p->prm.backoff_max_ns;
+	}
+}
+
+static void on_vm_exited(struct pair *p, struct pair_actions *out)
+{
+	int armed = pm_is_armed(p);
+
+	p->vm_up = p->running = p->stopping = 0;
+	p->engine = PAIR_ENG_NONE;
+	p->unlink_sent = 0;
+	p->health = PAIR_VM_NONE;
+	if (p->state < PAIR_ACTIVATING || p->state >= PAIR_FENCED)
+		return;
+	if (p->state == PAIR_ACTIVATING && p->grant_how == HOW_BOOT && !p->told)
+		return; /* the one before it */
+	p->health = PAIR_VM_DEAD;
+	count_restart(p);
+	if (pair_state_is_standby(p->state)) {
+		if (p->state != PAIR_STANDBY_EMPTY)
+			pm_set(p, PAIR_STANDBY_EMPTY, out, "own VM ended");
+	} else if (armed && p->state != PAIR_ACTIVATING) {
+		pm_set(p, PAIR_YIELDING, out, "own VM ended, the peer may hold a commit");
+	} else {
+		p->yielded = 1;
+		pm_set(p, PAIR_STARTING, out, "own VM ended");
+	}
+}
+
+static void on_bye(struct pair *p, struct pair_actions *out)
+{
+	p->rec.bye = 1;
+	pm_turn_off(p, out, "the guest ended in good order");
+}
+
+static void on_vm_state(struct pair *p, const struct pair_event *ev,
+			struct pair_actions *out)
+{
+	p->engine = ev->u.vm_state.engine;
+	p->unlink_sent = 0;
+	if (p->health == PAIR_VM_NONE)
+		p->health = PAIR_VM_OK;
+	if (p->engine == PAIR_ENG_PROTECTED || p->engine == PAIR_ENG_READY) {
+		p->restarts = 0;
+		p->restart_backoff = p->connect_backoff = p->prm.backoff_min_ns;
+	}
+	if (ev->u.vm_state.bye && pair_state_is_standby(p->state)) {
+		on_bye(p, out);
+	} else if (p->engine == PAIR_ENG_FENCED && p->state >= PAIR_ACTIVATING &&
+		   p->state <= PAIR_HOLDING) {
+		if (ev->u.vm_state.term > p->term)
+			pm_follow(p, ev->u.vm_state.term, out,
+				  "the peer showed a later term");
+		else
+			pm_end_vm(p, AFTER_START, out, "own VM was fenced");
+	}
+}
+
+static void on_poweroff(struct pair *p, struct pair_actions *out)
+{
+	if (p->state < PAIR_ACTIVATING || p->state > PAIR_HOLDING)
+		return;
+	p->stopped = 1;
+	p->stopping = p->running = 0;
+	p->rec.wanted = 0;
+	p->want_store = 1;
+	p->health = PAIR_VM_NONE;
+	pm_set(p, PAIR_OFF, out, "the guest powered off");
+}
+
+void pm_on_vm(struct pair *p, const struct pair_event *ev, struct pair_actions *out)
+{
+	if (!p->vm_up || ev->instance != p->instance)
+		return;
+	switch (ev->kind) {
+	case PAIR_EV_VM_STATE:
+		on_vm_state(p, ev, out);
+		break;
+	case PAIR_EV_VM_RUNNING:
+		p->running = 1;
+		if (p->health == PAIR_VM_NONE)
+			p->health = PAIR_VM_OK;
+		break;
+	case PAIR_EV_VM_POWEROFF:
+		on_poweroff(p, out);
+		break;
+	case PAIR_EV_VM_CRASH:
+		pm_log(out, LOG_LVL_ERR, "the guest crashed");
+		p->health = PAIR_VM_DEAD;
+		break;
+	case PAIR_EV_VM_HUNG:
+		pm_log(out, LOG_LVL_WARN, "own VM does not answer");
+		p->health = PAIR_VM_HUNG;
+		break;
+	case PAIR_EV_VM_ALIVE:
+		if (p->health == PAIR_VM_HUNG)
+			p->health = PAIR_VM_OK;
+		break;
+	case PAIR_EV_VM_EXITED:
+		on_vm_exited(p, out);
+		break;
+	default:
+		break;
+	}
+}
+
+static void on_stored(struct pair *p, const struct pair_event *ev,
+		      struct pair_actions *out)
+{
+	if (ev->u.stored.id != p->store_id)
+		return;
+	p->store_id = 0;
+	if (ev->u.stored.ok) {
+		p->stored_term = p->storing_term;
+		return;
+	}
+	p->want_store = 1;
+	p->store_retry_at = p->now + p->prm.retry_ns;
+	pm_log(out, LOG_LVL_ERR, "the record could not be written; trying again");
+}
+
+static void give_or_close(struct pair *p, int give, int primary, uint64_t term,
+			  struct pair_actions *out)
+{
+	struct pair_action *a =
+		pm_emit(out, give ? PAIR_DO_LINK_GIVE : PAIR_DO_LINK_CLOSE);
+
+	a->u.link.primary = primary;
+	a->u.link.term = term;
+}
+
+static void on_connect_end(struct pair *p, int connected, struct pair_actions *out)
+{
+	if (!p->connecting)
+		return;
+	p->connecting = 0;
+	p->connect_at = p->now + p->connect_backoff;
+	p->connect_backoff *= 2;
+	if (p->connect_backoff > p->prm.backoff_max_ns)
+		p->connect_backoff = p->prm.backoff_max_ns;
+	if (connected)
+		give_or_close(p,
+			      p->state == PAIR_RUNNING_ALONE &&
+				      p->engine == PAIR_ENG_ALONE &&
+				      p->term == p->connect_term,
+			      1, p->connect_term, out);
+}
+
+/* The hello on the link is authenticated, so that the peer is the primary of that term. */
+static void on_incoming(struct pair *p, uint64_t term, struct pair_actions *out)
+{
+	int take = p->state == PAIR_STANDBY_EMPTY && p->vm_up &&
+		   p->engine == PAIR_ENG_EMPTY && p->health == PAIR_VM_OK &&
+		   term >= p->term;
+
+	if (term > p->seen)
+		p->seen = term;
+	if (take && term > p->term) {
+		p->term = term;
+		p->rec = (struct pair_record){.term = term, .wanted = 1};
+		p->want_store = 1;
+	}
+	give_or_close(p, take, 0, term, out);
+}
+
+void pm_on_link(struct pair *p, const struct pair_event *ev, struct pair_actions *out)
+{
+	if (ev->kind == PAIR_EV_STORED)
+		on_stored(p, ev, out);
+	else if (ev->kind == PAIR_EV_INCOMING)
+		on_incoming(p, ev->u.term, out);
+	else
+		on_connect_end(p, ev->kind == PAIR_EV_CONNECTED, out);
+}
