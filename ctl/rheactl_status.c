@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * rheactl_status - the state of this host and its VMs, and what may be lost.
+ */
+#include "ctl/rheactl.h"
+
+#include "ctl/table.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { NUM = 32 };
+
+static const char *yes(json_t *o, const char *key, const char *t, const char *f)
+{
+	return json_is_true(json_object_get(o, key)) ? t : f;
+}
+
+static void show_host(json_t *st)
+{
+	json_int_t up = json_integer_value(json_object_get(st, "uptime_s"));
+	json_t *arb = json_object_get(st, "arbiter"), *delta;
+	char age[NUM];
+
+	printf("host %s, pair %s, rhead %s, up %" JSON_INTEGER_FORMAT "h%02dm%02ds\n",
+	       rc_str(st, "host"), rc_str(st, "pair"), rc_str(st, "version"), up / 3600,
+	       (int)(up / 60 % 60), (int)(up % 60));
+	delta = json_object_get(st, "peer_clock_delta_us");
+	if (json_is_true(json_object_get(st, "peer_up")))
+		printf("peer %s: up, its clock %+.1f ms from ours\n", rc_str(st, "peer"),
+		       (double)json_integer_value(delta) / 1e3);
+	else
+		printf("peer %s: NOT HEARD\n", rc_str(st, "peer"));
+	if (!strcmp(rc_str(arb, "kind"), "manual"))
+		printf("arbiter manual: an operator decides\n");
+	else
+		printf("arbiter %s: %s%s%s, asked %s ms ago\n", rc_str(arb, "kind"),
+		       yes(arb, "ok", "answers", "DOES NOT ANSWER"),
+		       json_is_true(json_object_get(arb, "ok")) ? "" : ": ",
+		       json_is_true(json_object_get(arb, "ok")) ? "" : rc_str(arb, "why"),
+		       fmt_int(json_object_get(arb, "age_ms"), age, sizeof(age)));
+}
+
+static void show_paths(json_t *st)
+{
+	static struct table t;
+	char a[NUM], b[NUM];
+	json_t *p;
+	size_t i;
+
+	memset(&t, 0, sizeof(t));
+	table_head(&t, "PATH", 0);
+	table_head(&t, "TO", 0);
+	table_head(&t, "IS", 0);
+	table_head(&t, "RTT", 1);
+	table_head(&t, "LOST", 1);
+	json_array_foreach(json_object_get(st, "paths"), i, p)
+	{
+		table_row(&t);
+		table_add(&t, "%s", rc_str(p, "from"));
+		table_add(&t, "%s", rc_str(p, "to"));
+		table_add(&t, "%s", yes(p, "up", "up", "DOWN"));
+		table_add(&t, "%s", fmt_us(json_object_get(p, "rtt_us"), a, sizeof(a)));
+		table_add(&t, "%s", fmt_int(json_object_get(p, "lost"), b, sizeof(b)));
+	}
+	table_print(&t);
+}
+
+static void vm_row(struct table *t, json_t *vm)
+{
+	char a[NUM], b[NUM];
+	json_t *pause = json_object_get(vm, "pause_us"),
+	       *dirty = json_object_get(vm, "dirty_pages");
+
+	table_row(t);
+	table_add(t, "%s", rc_str(vm, "name"));
+	table_add(t, "%s", rc_str(vm, "role"));
+	table_add(t, "%s%s", rc_str(vm, "state"),
+		  !strcmp(rc_str(vm, "health"), "hung") ? " HUNG" : "");
+	table_add(t, "%s", fmt_int(json_object_get(vm, "term"), a, sizeof(a)));
+	table_add(t, "%s", fmt_int(json_object_get(vm, "epoch"), a, sizeof(a)));
+	table_add(t, "%s", fmt_int(json_object_get(vm, "lag_epochs"), a, sizeof(a)));
+	table_add(t, "%s", fmt_bytes(json_object_get(vm, "held_bytes"), a, sizeof(a)));
+	table_add(t, "%s", fmt_us(json_object_get(pause, "p50"), a, sizeof(a)));
+	table_add(t, "%s", fmt_us(json_object_get(pause, "p99"), a, sizeof(a)));
+	table_add(t, "%s/%s", fmt_int(json_object_get(dirty, "p50"), a, sizeof(a)),
+		  fmt_int(json_object_get(dirty, "p99"), b, sizeof(b)));
+	table_add(t, "%s", fmt_bytes(json_object_get(vm, "bytes_raw"), a, sizeof(a)));
+	table_add(t, "%s", fmt_bytes(json_object_get(vm, "bytes_sent"), a, sizeof(a)));
+	table_add(t, "%s", rc_str(json_object_get(vm, "peer"), "state"));
+}
+
+static void show_vms(json_t *st)
+{
+	static const struct {
+		const char *text;
+		int right;
+	} head[] = {{"VM", 0},	  {"ROLE", 0},		{"STATE", 0}, {"TERM", 1},
+		    {"EPOCH", 1}, {"LAG", 1},		{"HELD", 1},  {"PAUSE p50", 1},
+		    {"p99", 1},	  {"DIRTY p50/p99", 1}, {"RAW", 1},   {"SENT", 1}};
+	static struct table t;
+	char on[64];
+	json_t *vm;
+	size_t i;
+
+	memset(&t, 0, sizeof(t));
+	for (i = 0; i < sizeof(head) / sizeof(head[0]); i++)
+		table_head(&t, head[i].text, head[i].right);
+	(void)snprintf(on, sizeof(on), "ON %s", rc_str(st, "peer")); /* names are short */
+	table_head(&t, on, 0);
+	json_array_foreach(json_object_get(st, "vms"), i, vm) vm_row(&t, vm);
+	table_print(&t);
+}
+
+static void show_safe(json_t *st, const char *host)
+{
+	json_t *vm, *s;
+	size_t i;
+
+	json_array_foreach(json_object_get(st, "vms"), i, vm)
+	{
+		s = rc_at(vm, "safe_to_lose", host);
+		printf("safe to lose host %s now: %s: %s, because %s\n", host,
+		       rc_str(vm, "name"), yes(s, "safe", "yes", "NO"), rc_str(s, "why"));
+	}
+}
+
+static int show(struct rc *rc)
+{
+	int status;
+	json_t *st = rc_ask(rc, json_pack("{s:s}", "cmd", "status"), &status);
+
+	if (!st)
+		return status;
+	if (rc->json) {
+		rc_print_json(st, rc->watch_s > 0);
+	} else {
+		show_host(st);
+		printf("\n");
+		show_paths(st);
+		printf("\n");
+		show_vms(st);
+		printf("\n");
+		show_safe(st, rc_str(st, "host"));
+		show_safe(st, rc_str(st, "peer"));
+	}
+	json_decref(st);
+	return RC_OK;
+}
+
+int rheactl_status(struct rc *rc, int argc, char **argv)
+{
+	static const struct option longs[] = {RC_OPTIONS, {NULL, 0, NULL, 0}};
+	int c;
+
+	while ((c = getopt_long(argc, argv, "jw::s:h", longs, NULL)) != -1)
+		if (rc_option(rc, c))
+			return rc_usage("status [--watch[=SECONDS]]");
+	if (optind != argc)
+		return rc_usage("status takes no arguments");
+	return rc_watch(rc, show);
+}
