@@ -229,13 +229,11 @@ static int set_int(int fd, int level, int name, int value)
 	return setsockopt(fd, level, name, &value, sizeof(value)) < 0 ? -errno : 0;
 }
 
-static int socket_prepare(int fd, struct err *err)
+/* A Unix socket has none of these and needs none: its peer cannot vanish silently. */
+static int tcp_options(int fd)
 {
-	int fl = fcntl(fd, F_GETFL), rc;
+	int rc = set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
 
-	if (fl < 0 || fcntl(fd, F_SETFL, fl | O_NONBLOCK) < 0)
-		return err_sys(err, -errno, "making the socket non-blocking");
-	rc = set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
 	if (!rc)
 		rc = set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, TP_SEND_TIMEOUT_MS);
 	if (!rc)
@@ -246,6 +244,19 @@ static int socket_prepare(int fd, struct err *err)
 		rc = set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEP_PROBES);
 	if (!rc)
 		rc = set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+	return rc;
+}
+
+static int socket_prepare(int fd, struct err *err)
+{
+	int fl = fcntl(fd, F_GETFL), domain = 0, rc;
+	socklen_t len = sizeof(domain);
+
+	if (fl < 0 || fcntl(fd, F_SETFL, fl | O_NONBLOCK) < 0)
+		return err_sys(err, -errno, "making the socket non-blocking");
+	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0)
+		return err_sys(err, -errno, "looking at the link's socket");
+	rc = domain == AF_UNIX ? 0 : tcp_options(fd);
 	if (rc)
 		return err_sys(err, rc, "setting the link's socket options");
 	/* Only the privileged form passes the system's limit; the ordinary one would

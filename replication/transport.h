@@ -62,7 +62,7 @@ void tp_close(struct tp *tp); /* NULL is fine */
 
 enum { TP_PSK_LEN = 32 };
 
-/* TLS 1.3 with a pre-shared key over a connected TCP socket. Takes @fd. Does the
+/* TLS 1.3 with a pre-shared key over a connected TCP (or Unix stream) socket. Takes @fd. Does the
  * handshake before it returns, at most @timeout_ms; a peer without the key is refused
  * there. @server: who accepted. @identity names the pair. */
 int tp_tcp_open(int fd, int server, const char *identity, const uint8_t psk[TP_PSK_LEN],

@@ -208,6 +208,32 @@ static void test_attacker_on_the_wire(void)
 	CU_ASSERT_EQUAL(pthread_join(w.thread, NULL), 0);
 }
 
+/* Between processes of one host, as benchmarks do. */
+static void test_unix_socket(void)
+{
+	struct link_side side[2] = {0};
+	struct iovec v = {.iov_base = "abc", .iov_len = 3};
+	char b[3];
+	int fd[2];
+
+	CU_ASSERT_EQUAL_FATAL(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd), 0);
+	for (int i = 0; i < 2; i++)
+		side[i] = (struct link_side){.fd = fd[i],
+					     .server = i,
+					     .identity = "p",
+					     .psk = link_psk,
+					     .timeout_ms = 20000};
+	link_shake_hands(side);
+	CU_ASSERT_FATAL(side[0].tp && side[1].tp);
+	CU_ASSERT_EQUAL(tp_send(side[0].tp, &v, 1), 0);
+	CU_ASSERT_EQUAL(tp_flush(side[0].tp), 0);
+	CU_ASSERT_EQUAL(tp_recv(side[1].tp, b, 3), 0);
+	CU_ASSERT_EQUAL(memcmp(b, "abc", 3), 0);
+	tp_close(side[0].tp);
+	CU_ASSERT_EQUAL(tp_recv(side[1].tp, b, 1), -EPIPE);
+	tp_close(side[1].tp);
+}
+
 enum { REKEY_TOTAL = 2 << 20 };
 
 static void *pump(void *arg)
@@ -262,6 +288,7 @@ static const struct unit_test tests[] = {
 	{"a silent peer is given up", test_silent_peer},
 	{"a stranger with TLS but no key", test_stranger_without_key},
 	{"an attacker reads nothing and changes nothing", test_attacker_on_the_wire},
+	{"over a Unix socket", test_unix_socket},
 	{"new keys on the way", test_rekey},
 };
 
