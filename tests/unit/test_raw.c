@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * test_raw - raw images over io_uring, on real files.
+ */
+#include "tests/unit/unit.h"
+
+#include "hv/base/err.h"
+#include "hv/base/loop.h"
+#include "hv/blk.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { IMAGE = 1 << 20 };
+
+/* A request and what became of it. */
+struct io {
+	struct blk_req r;
+	int done, status;
+};
+
+static char dir[] = "/tmp/rhea-raw-XXXXXX", path[64];
+static struct loop *loop;
+static struct blk blk;
+
+static void on_done(struct blk_req *r, int status)
+{
+	struct io *io = (struct io *)r;
+
+	io->done++;
+	io->status = status;
+}
+
+static void open_image(int flags)
+{
+	struct err err = {0};
+	int fd = open(path, flags | O_CLOEXEC, 0600);
+
+	CU_ASSERT_FATAL(fd >= 0);
+	CU_ASSERT_EQUAL_FATAL(loop_create(&loop, &err), 0);
+	CU_ASSERT_EQUAL_FATAL(raw_open(fd, loop, &blk, &err), 0);
+}
+
+static void new_image(off_t size)
+{
+	int fd;
+
+	(void)unlink(path); /* the first time there is none */
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	CU_ASSERT_FATAL(fd >= 0 && ftruncate(fd, size) == 0);
+	close(fd);
+	open_image(O_RDWR);
+}
+
+static void close_image(void)
+{
+	blk.ops->close(blk.self);
+	loop_destroy(loop);
+}
+
+static void start(struct io *io, enum blk_op op, uint64_t offset, uint32_t len, int fill)
+{
+	*io = (struct io){.r = {.op = op, .offset = offset, .len = len, .done = on_done}};
+	if (op == BLK_READ || op == BLK_WRITE) {
+		io->r.data = blk_data_new(len);
+		CU_ASSERT_PTR_NOT_NULL_FATAL(io->r.data);
+		memset(io->r.data->bytes, fill, len);
+	}
+	blk.ops->submit(blk.self, &io->r);
+}
+
+static void finish(struct io *io)
+{
+	while (!io->done)
+		if (event_base_loop(loop_base(loop), EVLOOP_ONCE) < 0)
+			abort();
+	CU_ASSERT_EQUAL(io->done, 1);
+}
+
+/* Run one to its end; returns the status. */
+static int run(struct io *io, enum blk_op op, uint64_t offset, uint32_t len, int fill)
+{
+	start(io, op, offset, len, fill);
+	finish(io);
+	return io->status;
+}
+
+/* All of @len bytes at @offset are @want, as another reader of the file sees it. */
+static int file_is(uint64_t offset, uint32_t len, int want)
+{
+	uint8_t *p = malloc(len);
+	int fd = open(path, O_RDONLY | O_CLOEXEC), ok;
+
+	ok = p && fd >= 0 && pread(fd, p, len, (off_t)offset) == (ssize_t)len;
+	for (uint32_t i = 0; ok && i < len; i++)
+		ok = p[i] == want;
+	close(fd);
+	free(p);
+	return ok;
+}
+
+static void writes_and_reads(void)
+{
+	struct io io;
+
+	new_image(IMAGE);
+	CU_ASSERT_EQUAL(blk.ops->capacity(blk.self), IMAGE);
+	CU_ASSERT_EQUAL(run(&io, BLK_WRITE, 4096, 8192, 0xA5), 0);
+	blk_data_put(io.r.data);
+	CU_ASSERT_TRUE(file_is(4096, 8192, 0xA5));
+	CU_ASSERT_TRUE(file_is(0, 4096, 0));
+	CU_ASSERT_EQUAL(run(&io, BLK_READ, 8192, 4096, 0), 0);
+	CU_ASSERT_EQUAL(io.r.data->bytes[0], 0xA5);
+	CU_ASSERT_EQUAL(io.r.data->bytes[4095], 0xA5);
+	blk_data_put(io.r.data);
+	CU_ASSERT_EQUAL(run(&io, BLK_FLUSH, 0, 0, 0), 0);
+	close_image();
+}
+
+static void forced_writes_are_done(void)
+{
+	struct io io = {.r = {.op = BLK_WRITE, .len = 512, .fua = 1, .done = on_done}};
+
+	new_image(IMAGE);
+	io.r.data = blk_data_new(512);
+	memset(io.r.data->bytes, 9, 512);
+	blk.ops->submit(blk.self, &io.r);
+	finish(&io);
+	CU_ASSERT_EQUAL(io.status, 0);
+	CU_ASSERT_TRUE(file_is(0, 512, 9));
+	blk_data_put(io.r.data);
+	close_image();
+}
+
+static void zeroes_and_holes(void)
+{
+	struct stat before, after;
+	struct io io;
+
+	new_image(IMAGE);
+	CU_ASSERT_EQUAL(run(&io, BLK_WRITE, 0, IMAGE / 2, 7), 0);
+	blk_data_put(io.r.data);
+	CU_ASSERT_EQUAL(run(&io, BLK_FLUSH, 0, 0, 0), 0);
+	CU_ASSERT_EQUAL(run(&io, BLK_ZEROES, 512, 200 << 10, 0), 0);
+	CU_ASSERT_TRUE(file_is(0, 512, 7));
+	CU_ASSERT_TRUE(file_is(512, 200 << 10, 0));
+	CU_ASSERT_TRUE(file_is(512 + (200 << 10), 512, 7));
+	CU_ASSERT_EQUAL(stat(path, &before), 0);
+	CU_ASSERT_EQUAL(run(&io, BLK_DISCARD, 256 << 10, 256 << 10, 0), 0);
+	CU_ASSERT_EQUAL(stat(path, &after), 0);
+	CU_ASSERT_TRUE(after.st_blocks < before.st_blocks);
+	CU_ASSERT_EQUAL(after.st_size, IMAGE);
+	CU_ASSERT_TRUE(file_is(256 << 10, 256 << 10, 0));
+	close_image();
+}
+
+/* A file system without the range operation: a memfd has none for zeroes. */
+static void zeroes_without_help_are_written(void)
+{
+	int fd = memfd_create("image", MFD_CLOEXEC), copy;
+	struct err err = {0};
+	uint8_t want[512], got[512];
+	struct io io;
+
+	CU_ASSERT_FATAL(fd >= 0 && ftruncate(fd, IMAGE) == 0);
+	copy = dup(fd);
+	CU_ASSERT_FATAL(copy >= 0);
+	CU_ASSERT_EQUAL_FATAL(loop_create(&loop, &err), 0);
+	CU_ASSERT_EQUAL_FATAL(raw_open(fd, loop, &blk, &err), 0);
+	CU_ASSERT_EQUAL(run(&io, BLK_WRITE, 0, IMAGE, 3), 0);
+	blk_data_put(io.r.data);
+	CU_ASSERT_EQUAL(run(&io, BLK_ZEROES, 512, IMAGE - 1024, 0), 0);
+	memset(want, 3, sizeof(want));
+	CU_ASSERT_EQUAL(pread(copy, got, 512, 0), 512);
+	CU_ASSERT_EQUAL(memcmp(got, want, 512), 0);
+	CU_ASSERT_EQUAL(pread(copy, got, 512, IMAGE - 512), 512);
+	CU_ASSERT_EQUAL(memcmp(got, want, 512), 0);
+	memset(want, 0, sizeof(want));
+	for (off_t at = 512; at < IMAGE - 512; at += 512)
+		if (pread(copy, got, 512, at) != 512 || memcmp(got, want, 512)) {
+			CU_FAIL("a sector is not zero");
+			break;
+		}
+	close(copy);
+	close_image();
+}
+
+static void many_at_once_all_end(void)
+{
+	static struct io io[600];
+	unsigned wrong = 0;
+
+	new_image(IMAGE);
+	for (unsigned i = 0; i < 600; i++)
+		start(&io[i], BLK_WRITE, i * 512, 512, (int)(i % 251));
+	for (unsigned i = 0; i < 600; i++) {
+		finish(&io[i]);
+		blk_data_put(io[i].r.data);
+		wrong += io[i].status != 0 || !file_is(i * 512, 512, (int)(i % 251));
+	}
+	CU_ASSERT_EQUAL(wrong, 0);
+	close_image();
+}
+
+static void close_waits_for_what_is_in_flight(void)
+{
+	static struct io io[300];
+
+	new_image(IMAGE);
+	for (unsigned i = 0; i < 300; i++)
+		start(&io[i], BLK_WRITE, i * 512, 512, 1);
+	close_image();
+	for (unsigned i = 0; i < 300; i++) {
+		CU_ASSERT_EQUAL(io[i].done, 1);
+		blk_data_put(io[i].r.data);
+	}
+	CU_ASSERT_TRUE(file_is(0, 300 * 512, 1));
+}
+
+static void errors_are_told(void)
+{
+	struct io io;
+
+	new_image(IMAGE);
+	close_image();
+	open_image(O_RDONLY);
+	CU_ASSERT_EQUAL(run(&io, BLK_WRITE, 0, 512, 1), -EBADF);
+	blk_data_put(io.r.data);
+	/* Somebody cuts the image under us. */
+	CU_ASSERT_EQUAL(truncate(path, 4096), 0);
+	CU_ASSERT_EQUAL(run(&io, BLK_READ, 2048, 4096, 0), -EIO);
+	blk_data_put(io.r.data);
+	close_image();
+}
+
+static void odd_ends_are_not_shown(void)
+{
+	new_image(IMAGE + 100);
+	CU_ASSERT_EQUAL(blk.ops->capacity(blk.self), IMAGE);
+	close_image();
+}
+
+static void what_is_no_image_is_refused(void)
+{
+	struct err err = {0};
+	int fds[2], fd = memfd_create("empty", MFD_CLOEXEC);
+
+	CU_ASSERT_EQUAL_FATAL(loop_create(&loop, &err), 0);
+	CU_ASSERT_EQUAL(raw_open(fd, loop, &blk, &err), -EINVAL);
+	CU_ASSERT_PTR_NULL(blk.ops);
+	CU_ASSERT_EQUAL_FATAL(pipe(fds), 0);
+	CU_ASSERT_EQUAL(raw_open(fds[0], loop, &blk, &err), -EINVAL);
+	close(fds[1]);
+	CU_ASSERT_EQUAL(fcntl(fd, F_GETFD), -1); /* taken, also in failure */
+	loop_destroy(loop);
+}
+
+static void data_is_shared(void)
+{
+	struct blk_data *d = blk_data_new(16);
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL(d);
+	CU_ASSERT_EQUAL(d->len, 16);
+	CU_ASSERT_PTR_EQUAL(blk_data_get(d), d);
+	blk_data_put(d);
+	d->bytes[15] = 1; /* still there: the sanitizer would tell */
+	blk_data_put(d);
+	blk_data_put(NULL);
+}
+
+int main(void)
+{
+	static const struct unit_test tests[] = {
+		{"writes and reads", writes_and_reads},
+		{"forced writes are done", forced_writes_are_done},
+		{"zeroes and holes", zeroes_and_holes},
+		{"zeroes without help are written", zeroes_without_help_are_written},
+		{"many at once all end", many_at_once_all_end},
+		{"close waits for what is in flight", close_waits_for_what_is_in_flight},
+		{"errors are told", errors_are_told},
+		{"odd ends are not shown", odd_ends_are_not_shown},
+		{"what is no image is refused", what_is_no_image_is_refused},
+		{"data is shared", data_is_shared},
+	};
+	int rc;
+
+	if (!mkdtemp(dir))
+		return 2;
+	snprintf(path, sizeof(path), "%s/image", dir);
+	rc = UNIT_MAIN("raw", tests);
+	(void)unlink(path); /* clean-up of a temporary directory: nobody waits for it */
+	(void)rmdir(dir);
+	return rc;
+}
