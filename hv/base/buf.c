@@ -82,7 +82,8 @@ void buf_fini(struct buf *b)
 
 struct reader reader_of(const void *p, size_t len)
 {
-	return (struct reader){.p = p, .end = (const uint8_t *)p + len};
+	/* No bytes may be at no place at all, and NULL + 0 is undefined. */
+	return (struct reader){.p = p, .end = len ? (const uint8_t *)p + len : p};
 }
 
 const void *rd_take(struct reader *r, size_t len)

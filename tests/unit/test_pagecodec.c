@@ -277,6 +277,11 @@ static int hostile(uint64_t tag, unsigned len, const void *body, size_t present)
 	return rc;
 }
 
+static void test_empty_batch(void)
+{
+	CU_ASSERT_EQUAL(pc_decode(NULL, 0, PAGES, mirror_item, NULL, NULL), 0);
+}
+
 static void test_hostile(void)
 {
 	static const uint8_t junk[65535] = {0xff, 0xff, 1, 2, 3};
@@ -395,6 +400,7 @@ static const struct unit_test tests[] = {
 	{"every byte counts", test_every_byte_counts},
 	{"random histories", test_random_histories},
 	{"sparse deltas are LZ4 blocks", test_delta_pack},
+	{"a batch of nothing", test_empty_batch},
 	{"hostile items", test_hostile},
 	{"a batch cut anywhere", test_cut_anywhere},
 	{"the callback stops the walk", test_callback_stops},
