@@ -161,9 +161,12 @@ static unsigned rx_room(struct vnet *d, struct virtq *q, size_t len)
 			vpci_broken(d->v);
 			return 0;
 		}
-		if (rc == 0)
+		/* Asked for before they are put back: the driver's next buffer has to kick, and it is
+		 * the one behind those that are too few. */
+		if (rc == 0 && !virtq_wait(q))
 			break;
-		room += d->chain[n++].in_len;
+		if (rc > 0)
+			room += d->chain[n++].in_len;
 	}
 	if (room >= len || n == max)
 		return n;
@@ -194,8 +197,6 @@ static int rx_one(struct vnet *d, struct virtq *q)
 	uint64_t room = 0;
 	unsigned n = rx_room(d, q, d->rx_len);
 
-	if (!n && virtq_wait(q))
-		n = rx_room(d, q, d->rx_len);
 	if (!n)
 		return -EAGAIN;
 	for (unsigned i = 0; i < n; i++)
@@ -237,18 +238,27 @@ static int rx_some(struct vnet *d)
 	return 1;
 }
 
+/* Frames to the guest; then watch the tap only if the guest has buffers: else it would wake us
+ * all the time. A kick of the queue brings us here again. */
+static void rx(struct vnet *d)
+{
+	int watch = rx_ready(d) && rx_some(d) ? EV_READ : 0;
+	int rc = 0;
+
+	if (watch != event_pending(d->rx_ev, EV_READ, NULL))
+		rc = watch ? event_add(d->rx_ev, NULL) : event_del(d->rx_ev);
+	if (rc)
+		log_ratelimited(LOG_LVL_ERR, 1000, "net: the tap's event cannot be changed");
+	if (rx_ready(d))
+		vpci_notify(d->v, Q_RX);
+}
+
 static void on_tap_input(evutil_socket_t fd, short what, void *arg)
 {
 	struct vnet *d = arg;
 
 	loop_enter(d->loop);
-	if (!rx_ready(d) || !rx_some(d)) {
-		/* Until the guest posts buffers, which kicks the queue. */
-		if (event_del(d->rx_ev))
-			log_err("net: the tap's event cannot be taken off");
-	}
-	if (rx_ready(d))
-		vpci_notify(d->v, Q_RX);
+	rx(d);
 	loop_leave(d->loop);
 }
 
@@ -300,8 +310,7 @@ static void vnet_kick(void *self, unsigned queue)
 	if (d->tap < 0)
 		return;
 	set_offloads(d);
-	if (!event_pending(d->rx_ev, EV_READ, NULL) && event_add(d->rx_ev, NULL))
-		log_err("net: the tap's event cannot be set: no input");
+	rx(d);
 }
 
 static void vnet_reset(void *self)
