@@ -87,6 +87,8 @@ void hb_destroy(struct heartbeat *hb);
 /* What to say about VM @index from now on; also sends at once when something other than
  * the epoch changed. Any thread; takes a short lock only. */
 void hb_set_vm(struct heartbeat *hb, unsigned index, const struct pair_view *v);
+/* What the peer said last, epochs included; 0, or -ENODATA when it is not up. Any thread. */
+int hb_peer_last(struct heartbeat *hb, struct hb_peer *out);
 /* Any thread. */
 void hb_stats(struct heartbeat *hb, struct hb_stats *out);
 
