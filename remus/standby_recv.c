@@ -113,21 +113,28 @@ static int verify(struct standby *s, const struct rec *r, struct err *err)
 	return rc;
 }
 
+/* This host was granted: whatever the old term still says is answered with FENCED. Before the
+ * transport is shut down, or the activation's own farewell could come too late. */
+static int granted_away(struct standby *s, uint64_t term, struct err *err)
+{
+	if (standby_say_fenced(s, term))
+		log_debug("%s: the old primary could not be told", s->vm);
+	return err_set(err, -ECANCELED, "granted: this host does not listen any more");
+}
+
 /* The one place where a commit is decided. After a grant to this host there is none: the
  * primary of the old term must not release anything more. */
 static int decide_ack(struct standby *s, uint64_t epoch, struct err *err)
 {
-	int granted;
+	uint64_t granted;
 
 	pthread_mutex_lock(&s->lock);
-	granted = s->granted > s->term;
+	granted = s->granted > s->term ? s->granted : 0;
 	if (!granted)
 		s->acked = epoch + 1;
 	pthread_mutex_unlock(&s->lock);
 	if (granted)
-		return err_set(err, -ECANCELED,
-			       "granted: epoch %llu is not acked any more",
-			       (unsigned long long)epoch);
+		return granted_away(s, granted, err);
 	if (epoch == 0)
 		standby_set_state(s, SB_READY, 0,
 				  "checkpoint 0 is here and the primary holds");
@@ -291,15 +298,15 @@ static int term_check(struct standby *s, const struct rec *r, struct err *err)
 
 static int on_record(struct standby *s, const struct rec *r, struct err *err)
 {
-	int rc, granted;
+	uint64_t granted;
+	int rc;
 
 	pthread_mutex_lock(&s->lock);
 	s->bytes_received += sizeof(struct rec_wire) + r->len;
-	granted = s->granted > s->term;
+	granted = s->granted > s->term ? s->granted : 0;
 	pthread_mutex_unlock(&s->lock);
 	if (granted)
-		return err_set(err, -ECANCELED,
-			       "granted: this host does not listen any more");
+		return granted_away(s, granted, err);
 	rc = term_check(s, r, err);
 	if (rc)
 		return rc;

@@ -192,7 +192,7 @@ static void stall(void)
 	AWAIT(&r->w, r->w.released >= 2);
 	tp_fault_set(r->end[1], &pulled); /* the acks do not arrive any more */
 	AWAIT(&r->w, r->w.captured - r->w.released == 4);
-	CU_ASSERT_EQUAL(PEEK(&r->w, r->w.depth), 0);
+	AWAIT(&r->w, r->w.depth == 0);
 	primary_detach(r->p, "the peer is silent");
 	CU_ASSERT_EQUAL(r->w.pstate, PRI_UNLINKED);
 	standby_detach(r->s, "the peer is silent");
