@@ -9,7 +9,7 @@
  */
 #include "hv/base/clock.h"
 #include "tests/native/observe.h"
-#include "tests/native/pair.h"
+#include "tests/native/twohosts.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -18,27 +18,27 @@
 
 enum { PROTECT_MS = 20000, DECIDE_MS = 8000, WATCH_MS = 2500 };
 
-static struct observed look(struct pair *p)
+static struct observed look(struct twohosts *p)
 {
 	struct observed o;
 
 	observer_read(p->obs, &o);
 	if (o.violations)
-		pair_fail(p, "%s", o.first_violation);
+		th_fail(p, "%s", o.first_violation);
 	return o;
 }
 
-static int protected_host(struct pair *p)
+static int protected_host(struct twohosts *p)
 {
-	int host = pair_wait_protected(p, PROTECT_MS);
+	int host = th_wait_protected(p, PROTECT_MS);
 
 	if (host < 0)
-		pair_fail(p, "the VM is not protected after %d ms", PROTECT_MS);
+		th_fail(p, "the VM is not protected after %d ms", PROTECT_MS);
 	return host;
 }
 
 /* Frames come from one host only, and do come, for a while from when they first do. */
-static int expect_exactly_one(struct pair *p, uint64_t after_frames)
+static int expect_exactly_one(struct twohosts *p, uint64_t after_frames)
 {
 	uint64_t end = clock_mono_ns() + (uint64_t)DECIDE_MS * 1000000;
 	struct observed o, from;
@@ -47,78 +47,78 @@ static int expect_exactly_one(struct pair *p, uint64_t after_frames)
 	do {
 		o = look(p);
 		if (clock_mono_ns() > end)
-			pair_fail(p, "nobody goes on after %d ms", DECIDE_MS);
-		pair_sleep_ms(5);
+			th_fail(p, "nobody goes on after %d ms", DECIDE_MS);
+		th_sleep_ms(5);
 	} while (o.frames <= after_frames);
-	pair_sleep_ms(
+	th_sleep_ms(
 		1500); /* let the loser find out; what it says meanwhile is seen below */
 	from = look(p);
 	host = from.last_host;
-	pair_sleep_ms(WATCH_MS);
+	th_sleep_ms(WATCH_MS);
 	o = look(p);
 	if (o.from[host] == from.from[host])
-		pair_fail(p, "host %s went on and then fell silent", p->host[host].name);
+		th_fail(p, "host %s went on and then fell silent", p->host[host].name);
 	if (o.from[!host] != from.from[!host])
-		pair_fail(p, "both hosts let output go");
+		th_fail(p, "both hosts let output go");
 	return host;
 }
 
-static void arbiter_gone(struct pair *p)
+static void arbiter_gone(struct twohosts *p)
 {
 	int host = protected_host(p);
 	struct observed before, after;
 
 	(void)kill(p->etcd, SIGSTOP);
 	before = look(p);
-	pair_sleep_ms(WATCH_MS);
+	th_sleep_ms(WATCH_MS);
 	after = look(p);
 	if (after.from[host] == before.from[host] ||
 	    after.from[!host] != before.from[!host])
-		pair_fail(p, "the arbiter was gone, the peer was not: the VM should have "
-			     "gone on");
+		th_fail(p, "the arbiter was gone, the peer was not: the VM should have "
+			   "gone on");
 	(void)kill(p->etcd, SIGCONT);
 	if (protected_host(p) != host)
-		pair_fail(p, "the VM moved because the arbiter was gone");
+		th_fail(p, "the VM moved because the arbiter was gone");
 	printf("arbiter gone, peer there: the VM went on, protected\n");
 }
 
-static void peer_gone(struct pair *p)
+static void peer_gone(struct twohosts *p)
 {
 	struct observed before;
 	int host;
 
 	(void)protected_host(p);
 	before = look(p);
-	pair_cut(p, 1);
+	th_cut(p, 1);
 	/* What was acknowledged before the cut may still be on its way out. */
-	pair_sleep_ms(100);
+	th_sleep_ms(100);
 	before = look(p);
 	host = expect_exactly_one(p, before.frames);
-	pair_cut(p, 0);
+	th_cut(p, 0);
 	printf("peer gone, arbiter there: host %s alone went on\n", p->host[host].name);
 	(void)protected_host(p);
 }
 
-static void both_gone(struct pair *p)
+static void both_gone(struct twohosts *p)
 {
 	struct observed before, after;
 	int host;
 
 	(void)protected_host(p);
 	(void)kill(p->etcd, SIGSTOP);
-	pair_cut(p, 1);
-	pair_sleep_ms(100);
+	th_cut(p, 1);
+	th_sleep_ms(100);
 	before = look(p);
-	pair_sleep_ms(WATCH_MS);
+	th_sleep_ms(WATCH_MS);
 	after = look(p);
 	if (after.frames != before.frames)
-		pair_fail(p, "neither peer nor arbiter, and yet %llu frames left",
-			  (unsigned long long)(after.frames - before.frames));
+		th_fail(p, "neither peer nor arbiter, and yet %llu frames left",
+			(unsigned long long)(after.frames - before.frames));
 	printf("peer and arbiter gone: no output for %d ms\n", WATCH_MS);
 	(void)kill(p->etcd, SIGCONT);
 	host = expect_exactly_one(p, after.frames);
 	printf("arbiter back: host %s alone went on\n", p->host[host].name);
-	pair_cut(p, 0);
+	th_cut(p, 0);
 	(void)protected_host(p);
 }
 
@@ -126,7 +126,7 @@ int main(void)
 {
 	char guest[300], cwd[200];
 	const char *out = getenv("B") ? getenv("B") : "build/out";
-	struct pair_opts opts = {
+	struct th_opts opts = {
 		.guest = guest,
 		.cmdline = "mode=counter dirty=64 net=1 disk=1 pace=2000",
 		.memory_mib = 32,
@@ -135,19 +135,19 @@ int main(void)
 		.heartbeat_ms = 50,
 		.missed = 5,
 	};
-	static struct pair p;
+	static struct twohosts p;
 
 	setbuf(stdout, NULL);
-	pair_seed(clock_mono_ns() | 1);
+	th_seed(clock_mono_ns() | 1);
 	if (!getcwd(cwd, sizeof(cwd)))
 		return 1;
 	(void)snprintf(guest, sizeof(guest), "%s/%s/tests/guest/guest.elf", cwd, out);
-	pair_up(&p, &opts);
+	th_up(&p, &opts);
 	arbiter_gone(&p);
 	for (int i = 0; i < 3; i++)
 		peer_gone(&p);
 	for (int i = 0; i < 3; i++)
 		both_gone(&p);
-	pair_down(&p);
+	th_down(&p);
 	return 0;
 }

@@ -11,7 +11,7 @@
 #include "hv/base/clock.h"
 #include "hv/base/hist.h"
 #include "tests/native/observe.h"
-#include "tests/native/pair.h"
+#include "tests/native/twohosts.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -33,7 +33,7 @@ struct tally {
 };
 
 /* The guest's frames come from @host now. */
-static void wait_frames_from(struct pair *p, int host, uint64_t since_frames)
+static void wait_frames_from(struct twohosts *p, int host, uint64_t since_frames)
 {
 	uint64_t end = clock_mono_ns() + (uint64_t)TAKEOVER_MS * 1000000;
 	struct observed o;
@@ -41,13 +41,13 @@ static void wait_frames_from(struct pair *p, int host, uint64_t since_frames)
 	for (;;) {
 		observer_read(p->obs, &o);
 		if (o.violations)
-			pair_fail(p, "%s", o.first_violation);
+			th_fail(p, "%s", o.first_violation);
 		if (o.last_host == host && o.frames > since_frames)
 			return;
 		if (clock_mono_ns() > end)
-			pair_fail(p, "no frame from host %s after %d ms",
-				  p->host[host].name, TAKEOVER_MS);
-		pair_sleep_ms(1);
+			th_fail(p, "no frame from host %s after %d ms",
+				p->host[host].name, TAKEOVER_MS);
+		th_sleep_ms(1);
 	}
 }
 
@@ -58,7 +58,7 @@ static int gone(pid_t pid)
 
 /* The stopped primary was continued: its VM process must end by itself (or by its rhead),
  * and say nothing any more. */
-static void expect_fenced(struct pair *p, int host, pid_t vm, struct tally *t)
+static void expect_fenced(struct twohosts *p, int host, pid_t vm, struct tally *t)
 {
 	uint64_t end = clock_mono_ns() + (uint64_t)FENCE_MS * 1000000;
 	struct observed before, after;
@@ -66,20 +66,19 @@ static void expect_fenced(struct pair *p, int host, pid_t vm, struct tally *t)
 	observer_read(p->obs, &before);
 	while (!gone(vm)) {
 		if (clock_mono_ns() > end)
-			pair_fail(p,
-				  "host %s: rhea-vm %d was continued after the takeover "
-				  "and still lives",
-				  p->host[host].name, (int)vm);
-		pair_sleep_ms(2);
+			th_fail(p,
+				"host %s: rhea-vm %d was continued after the takeover "
+				"and still lives",
+				p->host[host].name, (int)vm);
+		th_sleep_ms(2);
 	}
 	observer_read(p->obs, &after);
 	if (after.from[host] != before.from[host])
-		pair_fail(p, "host %s spoke after it had lost the VM",
-			  p->host[host].name);
+		th_fail(p, "host %s spoke after it had lost the VM", p->host[host].name);
 	t->fenced++;
 }
 
-static void do_deed(struct pair *p, int host, enum deed d, pid_t vm)
+static void do_deed(struct twohosts *p, int host, enum deed d, pid_t vm)
 {
 	pid_t rhead = p->host[host].rhead;
 	int rc = -1;
@@ -101,10 +100,11 @@ static void do_deed(struct pair *p, int host, enum deed d, pid_t vm)
 		break;
 	}
 	if (rc)
-		pair_fail(p, "%s: %s", deed_name[d], strerror(errno));
+		th_fail(p, "%s: %s", deed_name[d], strerror(errno));
 }
 
-static void undo_deed(struct pair *p, int host, enum deed d, pid_t vm, struct tally *t)
+static void undo_deed(struct twohosts *p, int host, enum deed d, pid_t vm,
+		      struct tally *t)
 {
 	switch (d) {
 	case STOP_VM:
@@ -116,8 +116,8 @@ static void undo_deed(struct pair *p, int host, enum deed d, pid_t vm, struct ta
 		expect_fenced(p, host, vm, t);
 		break;
 	case KILL_RHEAD:
-		pair_reap(p->host[host].rhead);
-		pair_rhead_start(p, host);
+		th_reap(p->host[host].rhead);
+		th_rhead_start(p, host);
 		break;
 	case KILL_VM:
 	case DEEDS:
@@ -125,20 +125,19 @@ static void undo_deed(struct pair *p, int host, enum deed d, pid_t vm, struct ta
 	}
 }
 
-static void one_round(struct pair *p, unsigned round, struct tally *t)
+static void one_round(struct twohosts *p, unsigned round, struct tally *t)
 {
 	enum deed d = (enum deed)(round % DEEDS);
-	int host = pair_wait_protected(p, PROTECT_MS);
+	int host = th_wait_protected(p, PROTECT_MS);
 	struct observed o;
 	struct vm_view v;
 
 	if (host < 0)
-		pair_fail(p, "round %u: the VM is not protected after %d ms", round,
-			  PROTECT_MS);
-	if (pair_view(p, host, &v) || !v.pid)
-		pair_fail(p, "round %u: host %s has no rhea-vm", round,
-			  p->host[host].name);
-	pair_sleep_ms(pair_random(60));
+		th_fail(p, "round %u: the VM is not protected after %d ms", round,
+			PROTECT_MS);
+	if (th_view(p, host, &v) || !v.pid)
+		th_fail(p, "round %u: host %s has no rhea-vm", round, p->host[host].name);
+	th_sleep_ms(th_random(60));
 	observer_read(p->obs, &o);
 	do_deed(p, host, d, v.pid);
 	wait_frames_from(p, !host, o.frames);
@@ -147,7 +146,7 @@ static void one_round(struct pair *p, unsigned round, struct tally *t)
 	undo_deed(p, host, d, v.pid, t);
 	observer_read(p->obs, &o);
 	if (o.violations)
-		pair_fail(p, "round %u (%s): %s", round, deed_name[d], o.first_violation);
+		th_fail(p, "round %u (%s): %s", round, deed_name[d], o.first_violation);
 	if ((round + 1) % 20 == 0)
 		printf("%u rounds, n=%llu, %llu frames\n", round + 1,
 		       (unsigned long long)o.last_n, (unsigned long long)o.frames);
@@ -159,7 +158,7 @@ int main(int argc, char **argv)
 	uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 10) : clock_mono_ns() | 1;
 	char guest[300], cwd[200];
 	const char *out = getenv("B") ? getenv("B") : "build/out";
-	struct pair_opts opts = {
+	struct th_opts opts = {
 		.guest = guest,
 		.cmdline = "mode=counter dirty=64 net=1 disk=1 pace=500",
 		.memory_mib = 32,
@@ -169,15 +168,15 @@ int main(int argc, char **argv)
 		.missed = 5,
 	};
 	static struct tally t;
-	static struct pair p;
+	static struct twohosts p;
 
 	setbuf(stdout, NULL);
 	printf("seed %llu\n", (unsigned long long)seed);
-	pair_seed(seed);
+	th_seed(seed);
 	if (!getcwd(cwd, sizeof(cwd)))
 		return 1;
 	(void)snprintf(guest, sizeof(guest), "%s/%s/tests/guest/guest.elf", cwd, out);
-	pair_up(&p, &opts);
+	th_up(&p, &opts);
 	for (unsigned r = 0; r < rounds; r++)
 		one_round(&p, r, &t);
 	for (int d = 0; d < DEEDS; d++)
@@ -187,6 +186,6 @@ int main(int argc, char **argv)
 		       (double)hist_quantile(&t.gap[d], 0.99) / 1e3,
 		       (double)t.gap[d].max / 1e3);
 	printf("%u stopped primaries found themselves fenced\n", t.fenced);
-	pair_down(&p);
+	th_down(&p);
 	return 0;
 }

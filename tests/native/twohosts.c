@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pair - two hosts of Rhea on this machine, in network namespaces.
+ * twohosts - two hosts of Rhea on this machine, in network namespaces.
  */
-#include "tests/native/pair.h"
+#include "tests/native/twohosts.h"
 
 #include "hv/base/clock.h"
 #include "tests/native/observe.h"
@@ -20,12 +20,12 @@
 
 static uint64_t rng = 1;
 
-void pair_seed(uint64_t seed)
+void th_seed(uint64_t seed)
 {
 	rng = seed ? seed : 1;
 }
 
-unsigned pair_random(unsigned n)
+unsigned th_random(unsigned n)
 {
 	rng ^= rng << 13;
 	rng ^= rng >> 7;
@@ -33,7 +33,7 @@ unsigned pair_random(unsigned n)
 	return (unsigned)(rng % n);
 }
 
-void pair_sleep_ms(unsigned ms)
+void th_sleep_ms(unsigned ms)
 {
 	struct timespec ts = {.tv_sec = ms / 1000,
 			      .tv_nsec = (long)(ms % 1000) * 1000000};
@@ -54,7 +54,7 @@ static int sh(const char *fmt, ...)
 	return system(cmd);
 }
 
-void pair_fail(struct pair *p, const char *fmt, ...)
+void th_fail(struct twohosts *p, const char *fmt, ...)
 {
 	va_list ap;
 
@@ -65,21 +65,21 @@ void pair_fail(struct pair *p, const char *fmt, ...)
 	va_end(ap);
 	(void)sh("for f in %s/*.log; do echo \"--- $f\" >&2; tail -n 40 \"$f\" >&2; done",
 		 p->dir);
-	pair_down(p);
+	th_down(p);
 	exit(1);
 }
 
 /* Start a program whose output goes to @log and that dies with this test. */
-static pid_t spawn(struct pair *p, const char *log, char *const argv[])
+static pid_t spawn(struct twohosts *p, const char *log, char *const argv[])
 {
 	pid_t pid = fork();
 	int fd;
 
 	if (pid < 0)
-		pair_fail(p, "fork: %s", strerror(errno));
+		th_fail(p, "fork: %s", strerror(errno));
 	if (pid > 0)
 		return pid;
-	(void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* best effort: pair_down kills it too */
+	(void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* best effort: th_down kills it too */
 	fd = open(log, O_WRONLY | O_CREAT | O_APPEND, 0644);
 	if (fd < 0 || dup2(fd, 1) < 0 || dup2(fd, 2) < 0)
 		_exit(127);
@@ -87,7 +87,7 @@ static pid_t spawn(struct pair *p, const char *log, char *const argv[])
 	_exit(127);
 }
 
-void pair_reap(pid_t pid)
+void th_reap(pid_t pid)
 {
 	if (pid > 0)
 		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
@@ -99,14 +99,14 @@ static void end_child(pid_t *pid)
 	if (*pid > 0) {
 		(void)kill(*pid, SIGKILL); /* gone already: fine */
 		(void)kill(*pid, SIGCONT);
-		pair_reap(*pid);
+		th_reap(*pid);
 	}
 	*pid = 0;
 }
 
-static void make_host_net(struct pair *p, int i)
+static void make_host_net(struct twohosts *p, int i)
 {
-	struct pair_host *h = &p->host[i];
+	struct th_host *h = &p->host[i];
 
 	if (sh("ip netns add %s && ip -n %s link set lo up", h->ns, h->ns) ||
 	    sh("ip -n %s link add %s type veth peer name cl0 netns %s", p->ns_c,
@@ -116,42 +116,42 @@ static void make_host_net(struct pair *p, int i)
 	       h->ns, h->ns) ||
 	    sh("ip -n %s addr add 10.77.0.%d/24 dev br0 && ip -n %s link set br0 up",
 	       h->ns, 11 + i, h->ns))
-		pair_fail(p, "the network of host %s could not be made", h->name);
+		th_fail(p, "the network of host %s could not be made", h->name);
 }
 
-static void make_nets(struct pair *p)
+static void make_nets(struct twohosts *p)
 {
 	if (sh("ip netns add %s && ip -n %s link set lo up", p->ns_c, p->ns_c) ||
 	    sh("ip -n %s link add cl type bridge && ip -n %s addr add 10.77.0.1/24 dev "
 	       "cl && "
 	       "ip -n %s link set cl up",
 	       p->ns_c, p->ns_c, p->ns_c))
-		pair_fail(p, "the client network could not be made");
+		th_fail(p, "the client network could not be made");
 	make_host_net(p, 0);
 	make_host_net(p, 1);
 	if (sh("ip -n %s link add repl0 type veth peer name repl0 netns %s",
 	       p->host[0].ns, p->host[1].ns))
-		pair_fail(p, "the replication network could not be made");
+		th_fail(p, "the replication network could not be made");
 	for (int i = 0; i < 2; i++)
 		if (sh("ip -n %s addr add 10.78.0.%d/24 dev repl0 && ip -n %s link set "
 		       "repl0 up",
 		       p->host[i].ns, 1 + i, p->host[i].ns))
-			pair_fail(p, "the replication network could not be set up");
+			th_fail(p, "the replication network could not be set up");
 }
 
-static void write_config(struct pair *p)
+static void write_config(struct twohosts *p)
 {
-	const struct pair_opts *o = &p->opts;
+	const struct th_opts *o = &p->opts;
 	char path[256];
 	FILE *f;
 
 	(void)snprintf(path, sizeof(path), "%s/rhea.conf", p->dir);
 	f = fopen(path, "w");
 	if (!f)
-		pair_fail(p, "%s: %s", path, strerror(errno));
+		th_fail(p, "%s: %s", path, strerror(errno));
 	(void)fprintf(f, "pair = { name = \"native\"; key = \"");
 	for (int i = 0; i < 32; i++)
-		(void)fprintf(f, "%02x", pair_random(256));
+		(void)fprintf(f, "%02x", th_random(256));
 	(void)fprintf(f, "\"; };\nhosts = (\n");
 	for (int i = 0; i < 2; i++)
 		(void)fprintf(f,
@@ -181,10 +181,10 @@ static void write_config(struct pair *p)
 		o->interval_us, p->host[0].dir, p->host[1].dir,
 		o->extra_vm ? o->extra_vm : "");
 	if (fclose(f))
-		pair_fail(p, "%s: %s", path, strerror(errno));
+		th_fail(p, "%s: %s", path, strerror(errno));
 }
 
-void pair_etcd_start(struct pair *p)
+void th_etcd_start(struct twohosts *p)
 {
 	char log[256], data[256];
 	char *argv[] = {"ip",
@@ -211,14 +211,14 @@ void pair_etcd_start(struct pair *p)
 		  "2>/dev/null | grep -q true",
 		  p->ns_c)) {
 		if (clock_mono_ns() > end)
-			pair_fail(p, "etcd does not come up");
-		pair_sleep_ms(50);
+			th_fail(p, "etcd does not come up");
+		th_sleep_ms(50);
 	}
 }
 
-void pair_rhead_start(struct pair *p, int i)
+void th_rhead_start(struct twohosts *p, int i)
 {
-	struct pair_host *h = &p->host[i];
+	struct th_host *h = &p->host[i];
 	const char *out = getenv("B") ? getenv("B") : "build/out";
 	char bin[256], vmbin[256], log[256], conf[256], run[256], state[256];
 	char *argv[] = {"ip",  "netns",	    "exec",  h->ns,	  bin, "-c",
@@ -234,7 +234,7 @@ void pair_rhead_start(struct pair *p, int i)
 	h->rhead = spawn(p, log, argv);
 }
 
-void pair_up(struct pair *p, const struct pair_opts *o)
+void th_up(struct twohosts *p, const struct th_opts *o)
 {
 	static const char *const name[] = {"a", "b"};
 	int pid = (int)getpid();
@@ -243,11 +243,11 @@ void pair_up(struct pair *p, const struct pair_opts *o)
 	memset(p, 0, sizeof(*p));
 	p->opts = *o;
 	if (!getcwd(cwd, sizeof(cwd)))
-		pair_fail(p, "the working directory's path is too long");
+		th_fail(p, "the working directory's path is too long");
 	(void)snprintf(p->dir, sizeof(p->dir), "%s/build/native/%d", cwd, pid);
 	(void)snprintf(p->ns_c, sizeof(p->ns_c), "rhea%dc", pid);
 	for (int i = 0; i < 2; i++) {
-		struct pair_host *h = &p->host[i];
+		struct th_host *h = &p->host[i];
 
 		(void)snprintf(h->name, sizeof(h->name), "%s", name[i]);
 		(void)snprintf(h->ns, sizeof(h->ns), "rhea%d%s", pid, name[i]);
@@ -256,20 +256,20 @@ void pair_up(struct pair *p, const struct pair_opts *o)
 		(void)snprintf(p->port[i], sizeof(p->port[i]), "port-%s", name[i]);
 		if (sh("mkdir -p %s/run %s/state && truncate -s 16M %s/disk.img", h->dir,
 		       h->dir, h->dir))
-			pair_fail(p, "%s cannot be made", h->dir);
+			th_fail(p, "%s cannot be made", h->dir);
 	}
 	make_nets(p);
 	write_config(p);
 	if (!o->no_etcd)
-		pair_etcd_start(p);
+		th_etcd_start(p);
 	p->obs = observer_start(p->ns_c, p->port[0], p->port[1]);
 	if (!p->obs)
-		pair_fail(p, "the observer could not start");
-	pair_rhead_start(p, 0);
-	pair_rhead_start(p, 1);
+		th_fail(p, "the observer could not start");
+	th_rhead_start(p, 0);
+	th_rhead_start(p, 1);
 }
 
-void pair_down(struct pair *p)
+void th_down(struct twohosts *p)
 {
 	if (p->obs)
 		observer_stop(p->obs);
@@ -286,18 +286,18 @@ void pair_down(struct pair *p)
 	p->ns_c[0] = p->host[0].ns[0] = p->host[1].ns[0] = 0;
 }
 
-void pair_cut(struct pair *p, int cut)
+void th_cut(struct twohosts *p, int cut)
 {
 	if (sh("ip -n %s link set repl0 %s", p->host[0].ns, cut ? "down" : "up"))
-		pair_fail(p, "the replication network could not be switched");
+		th_fail(p, "the replication network could not be switched");
 	/* Isolated bridge ports reach the bridge's own address (etcd), not each other. */
 	for (int i = 0; i < 2; i++)
 		if (sh("ip netns exec %s bridge link set dev %s isolated %s", p->ns_c,
 		       p->port[i], cut ? "on" : "off"))
-			pair_fail(p, "the client network could not be switched");
+			th_fail(p, "the client network could not be switched");
 }
 
-json_t *pair_rheactl(struct pair *p, int host, const char *args)
+json_t *th_rheactl(struct twohosts *p, int host, const char *args)
 {
 	const char *out = getenv("B") ? getenv("B") : "build/out";
 	char cmd[1024];
@@ -309,7 +309,7 @@ json_t *pair_rheactl(struct pair *p, int host, const char *args)
 		       p->host[host].sock, args);
 	f = popen(cmd, "r");
 	if (!f)
-		pair_fail(p, "popen: %s", strerror(errno));
+		th_fail(p, "popen: %s", strerror(errno));
 	o = json_loadf(f, 0, NULL);
 	(void)pclose(f); /* what it said is judged, not its status */
 	return o;
@@ -340,9 +340,9 @@ static pid_t vm_pid(pid_t parent)
 	return (pid_t)found;
 }
 
-int pair_view(struct pair *p, int host, struct vm_view *v)
+int th_view(struct twohosts *p, int host, struct vm_view *v)
 {
-	json_t *o = pair_rheactl(p, host, "status"), *vm;
+	json_t *o = th_rheactl(p, host, "status"), *vm;
 	const char *s;
 
 	memset(v, 0, sizeof(*v));
@@ -362,16 +362,16 @@ int pair_view(struct pair *p, int host, struct vm_view *v)
 	return 0;
 }
 
-int pair_wait_protected(struct pair *p, unsigned timeout_ms)
+int th_wait_protected(struct twohosts *p, unsigned timeout_ms)
 {
 	uint64_t end = clock_mono_ns() + (uint64_t)timeout_ms * 1000000;
 	struct vm_view v;
 
 	do {
 		for (int i = 0; i < 2; i++)
-			if (p->host[i].rhead > 0 && !pair_view(p, i, &v) && v.protected)
+			if (p->host[i].rhead > 0 && !th_view(p, i, &v) && v.protected)
 				return i;
-		pair_sleep_ms(5);
+		th_sleep_ms(5);
 	} while (clock_mono_ns() < end);
 	return -1;
 }
