@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * main - the ring-3 guest: a machine that counts, and would notice if it were not itself.
+ *
+ * Theory of operation. Turn n writes n into memory and on disk, checks both, and only then says
+ * n on the network. So whoever listens knows: a machine that goes on elsewhere must go on with
+ * a count that nobody has heard yet, and memory, disk and clock must all be of that same
+ * moment. Whatever does not fit ends in FAIL.
+ */
+#include "tests/guest/clock.h"
+#include "tests/guest/disk.h"
+#include "tests/guest/io.h"
+#include "tests/guest/memory.h"
+#include "tests/guest/net.h"
+#include "tests/guest/params.h"
+#include "tests/guest/proto.h"
+#include "tests/guest/say.h"
+
+static struct params params;
+
+/* Now; and a check that it is not earlier than before. */
+static uint64_t time_ns(void)
+{
+	static uint64_t last;
+	uint64_t ns = clock_ns();
+
+	if (ns < last)
+		fail("clock: time went backwards");
+	last = ns;
+	return ns;
+}
+
+static void wait_until(uint64_t ns)
+{
+	while (time_ns() < ns) {
+		net_poll();
+		io_relax();
+	}
+}
+
+static uint64_t mix(uint64_t x)
+{
+	x = (x ^ x >> 31) * 0x9E3779B97F4A7C15ull;
+	return x ^ x >> 29;
+}
+
+/* A line a second on virtio-console. */
+static void tell_people(uint64_t n, uint64_t ns)
+{
+	static uint64_t next;
+
+	if (ns < next)
+		return;
+	next = ns + 1000000000;
+	console_number(n);
+}
+
+/* mode=counter */
+static void count_for_ever(void)
+{
+	struct net_report r = {.boot_id = mix(io_tsc()) ^ mix(time_ns())};
+	uint64_t start;
+
+	for (;;) {
+		start = time_ns();
+		r.n++;
+		r.mem_n = memory_turn(r.n, params.dirty, params.set);
+		if (params.disk)
+			r.disk_n = disk_turn(r.n, params.flush && r.n % params.flush == 0,
+					     mix(r.n));
+		if (params.think_us)
+			wait_until(time_ns() + params.think_us * 1000);
+		net_count(&r);
+		net_poll();
+		*(volatile uint64_t *)GP_PROGRESS_GPA = r.n;
+		if (params.console)
+			tell_people(r.n, start);
+		wait_until(start + params.pace_us * 1000);
+	}
+}
+
+/* mode=dirty: nothing but memory is touched. */
+static void dirty_for_ever(void)
+{
+	uint64_t n = 0, start = 0;
+
+	for (;;) {
+		if (params.pace_us)
+			start = time_ns();
+		memory_dirty(++n, params.dirty, params.set, params.words);
+		*(volatile uint64_t *)GP_PROGRESS_GPA = n;
+		if (params.think_us)
+			wait_until(time_ns() + params.think_us * 1000);
+		if (params.pace_us)
+			wait_until(start + params.pace_us * 1000);
+	}
+}
+
+static void introduce(void)
+{
+	say(params.mode == MODE_COUNTER ? "guest: mode=counter" : "guest: mode=dirty");
+	say_number(" dirty=", params.dirty, "");
+	say_number(" set=", params.set, "");
+	say_number(" net=", (uint64_t)params.net, "");
+	say_number(" disk=", (uint64_t)params.disk, "");
+	say_number(" pace=", params.pace_us, "\n");
+}
+
+/* From entry.S, in ring 3. */
+void guest_main(void);
+
+void guest_main(void)
+{
+	uint64_t ram_end;
+
+	params_read(&params, &ram_end);
+	introduce();
+	if (!clock_ns())
+		fail("clock: there is no KVM clock");
+	if (MEMORY_AT + params.set * 4096 > ram_end)
+		fail("memory: too small for the working set");
+	if (params.net && !net_open())
+		fail("net: there is no such device");
+	if (params.disk && !disk_open())
+		fail("disk: there is no such device");
+	params.console = params.console && console_open();
+	if (params.mode == MODE_DIRTY)
+		dirty_for_ever();
+	count_for_ever();
+}

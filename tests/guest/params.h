@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * params - what the guest is to do, from its command line: "key=value" with blanks between.
+ */
+#ifndef TESTS_GUEST_PARAMS_H
+#define TESTS_GUEST_PARAMS_H
+
+#include <stdint.h>
+
+enum mode { MODE_COUNTER, MODE_DIRTY };
+
+struct params {
+	enum mode mode; /* mode=counter|dirty */
+	uint64_t dirty; /* pages written each turn */
+	uint64_t
+		set; /* pages among which they go round; rounded up to a multiple of dirty */
+	uint64_t words;	   /* mode=dirty: 8-byte words changed in each page, 1 to 512 */
+	uint64_t pace_us;  /* pace=: from the start of one turn to that of the next */
+	uint64_t think_us; /* think=: busy in each turn */
+	int net, disk, console;
+	uint64_t flush; /* each so many turns, 0: never */
+};
+
+/* Also tells how far RAM reaches, without a hole, from address 0. */
+void params_read(struct params *p, uint64_t *ram_end_out);
+
+#endif
