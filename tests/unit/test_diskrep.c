@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * test_diskrep - the standby's image is the primary's at exactly the last applied epoch.
+ */
+#include "tests/unit/diskrig.h"
+
+#include <sched.h>
+#include <signal.h>
+#include <sys/resource.h>
+
+/* Submit and complete at random, in any order that the image likes. */
+static void churn(struct rig *r, unsigned *seed, int steps)
+{
+	while (steps--) {
+		if (r->img.n < 24 && rand_r(seed) % 3)
+			rig_random(r, seed);
+		else if (r->img.n)
+			image_complete(&r->img, rand_r(seed) % r->img.n);
+	}
+}
+
+static void test_epochs_become_the_image(void)
+{
+	for (unsigned s = 1; s <= 12; s++) {
+		struct rig *r = rig_new(64 << 20, RIG_CAP, RIG_CAP);
+		unsigned seed = s;
+
+		churn(r, &seed, 50);
+		rig_sync(r, 1 + s % 3);
+		for (uint64_t i = 0; i < 40; i++) {
+			uint8_t *model;
+
+			churn(r, &seed, rand_r(&seed) % 40);
+			model = rig_snapshot(r);
+			rig_capture(r, i);
+			/* The guest goes on before anything of the epoch is sent. */
+			churn(r, &seed, rand_r(&seed) % 20);
+			rig_ship(r, i);
+			churn(r, &seed, rand_r(&seed) % 20);
+			rig_apply(r, i);
+			CU_ASSERT_TRUE(rig_standby_is(r, model));
+			free(model);
+		}
+		rig_free(r);
+	}
+}
+
+static void test_drop_at_any_point(void)
+{
+	for (unsigned s = 1; s <= 40; s++) {
+		struct rig *r = rig_new(64 << 20, RIG_CAP, RIG_CAP);
+		struct err err = {0};
+		unsigned seed = s;
+		uint8_t *model[8];
+		unsigned sent, checked, applied;
+
+		rig_sync(r, 1);
+		for (uint64_t i = 0; i < 8; i++) {
+			churn(r, &seed, 40);
+			model[i] = rig_snapshot(r);
+			rig_capture(r, i);
+		}
+		/* At least checkpoint 0 is applied; of the others, fewer and fewer got further. */
+		checked = 1 + (unsigned)rand_r(&seed) % 7;
+		applied = 1 + (unsigned)rand_r(&seed) % checked;
+		for (sent = 0; sent < checked; sent++)
+			rig_ship(r, sent);
+		CU_ASSERT_EQUAL(r->p.ops->send(r->p.self, checked, &r->sink, &err), 0);
+		/* The last one is cut somewhere. */
+		while (r->records > (unsigned)rand_r(&seed) % 30)
+			free(r->rec[--r->records].p);
+		CU_ASSERT_EQUAL(rig_receive(r, &err), 0);
+		for (unsigned i = 0; i < applied; i++)
+			rig_apply(r, i);
+		CU_ASSERT_TRUE(rig_standby_is(r, model[applied - 1]));
+		/* Failover: what was acked is applied to the end, before or after drop. */
+		if (s & 1)
+			r->s.ops->drop(r->s.self);
+		for (unsigned i = applied; i < checked; i++)
+			rig_apply(r, i);
+		if (!(s & 1))
+			r->s.ops->drop(r->s.self);
+		CU_ASSERT_EQUAL(r->s.ops->activate(r->s.self, &err), 0);
+		CU_ASSERT_TRUE(rig_standby_is(r, model[checked - 1]));
+		CU_ASSERT_PTR_NULL(r->sb->first);
+		for (int i = 0; i < 8; i++)
+			free(model[i]);
+		rig_free(r);
+	}
+}
+
+static void test_nothing_touched_before_apply(void)
+{
+	struct rig *r = rig_new(1 << 20, RIG_CAP, RIG_CAP);
+	uint8_t *before;
+
+	r->img.inline_done = 1;
+	rig_submit(r, BLK_WRITE, 0, 4096, 1);
+	rig_sync(r, 1);
+	rig_capture(r, 0);
+	rig_ship(r, 0);
+	rig_apply(r, 0);
+	before = rig_snapshot(r);
+	rig_submit(r, BLK_WRITE, 0, 8192, 2);
+	rig_submit(r, BLK_DISCARD, 2048, 512, 0);
+	rig_capture(r, 1);
+	rig_ship(r, 1);
+	CU_ASSERT_TRUE(rig_standby_is(r, before));
+	r->s.ops->drop(r->s.self);
+	CU_ASSERT_TRUE(rig_standby_is(r, before));
+	free(before);
+	rig_free(r);
+}
+
+static void test_overlap_across_epochs(void)
+{
+	struct rig *r = rig_new(1 << 20, RIG_CAP, RIG_CAP);
+	uint8_t *model[6];
+
+	r->img.inline_done = 1;
+	rig_sync(r, 1);
+	for (uint8_t i = 0; i < 6; i++) {
+		rig_submit(r, BLK_WRITE, 512u * i, 4096, (uint8_t)(10 * i));
+		rig_submit(r, BLK_ZEROES, 512u * i + 1024, 512, 0);
+		rig_submit(r, BLK_WRITE, 512u * i + 1024, 1024, (uint8_t)(10 * i + 5));
+		model[i] = rig_snapshot(r);
+		rig_capture(r, i);
+	}
+	for (uint8_t i = 0; i < 6; i++)
+		rig_ship(r, i);
+	for (uint8_t i = 0; i < 6; i++) {
+		rig_apply(r, i);
+		CU_ASSERT_TRUE(rig_standby_is(r, model[i]));
+		free(model[i]);
+	}
+	rig_free(r);
+}
+
+static void test_overlapping_requests_wait(void)
+{
+	struct rig *r = rig_new(1 << 20, RIG_CAP, RIG_CAP);
+
+	rig_submit(r, BLK_WRITE, 0, 4096, 1);
+	rig_submit(r, BLK_WRITE, 3584, 1024, 2); /* overlaps the first */
+	rig_submit(r, BLK_WRITE, 8192, 512, 3);	 /* does not, but is in line behind it */
+	CU_ASSERT_EQUAL(r->img.n, 1);
+	rig_submit(r, BLK_FLUSH, 0, 0, 0);
+	rig_submit(r, BLK_READ, 3584, 512, 0);
+	CU_ASSERT_EQUAL(r->img.flushes, 1);
+	CU_ASSERT_EQUAL(r->img.reads, 1);
+	CU_ASSERT_EQUAL(r->done, 2);
+	image_complete(&r->img, 0);
+	CU_ASSERT_EQUAL(r->img.n, 2);
+	CU_ASSERT_EQUAL(r->img.req[0]->offset, 3584);
+	image_complete(&r->img, 1);
+	image_complete(&r->img, 0);
+	CU_ASSERT_EQUAL(r->done, 5);
+	/* A neighbour does not overlap. */
+	rig_submit(r, BLK_WRITE, 0, 512, 1);
+	rig_submit(r, BLK_WRITE, 512, 512, 1);
+	CU_ASSERT_EQUAL(r->img.n, 2);
+	rig_free(r);
+}
+
+static void test_limit_makes_writes_wait(void)
+{
+	struct rig *r = rig_new(64 << 10, RIG_CAP, RIG_CAP);
+	struct diskrep_stats st;
+	uint8_t *model;
+
+	r->img.inline_done = 1;
+	rig_sync(r, 1);
+	rig_capture(r, 0);
+	rig_ship(r, 0);
+	rig_apply(r, 0);
+	CU_ASSERT_EQUAL(r->asked, 0);
+	for (unsigned i = 0; i < 20; i++)
+		rig_submit(r, BLK_WRITE, i * 8192, 8192, (uint8_t)i);
+	/* Seven fit (with what each costs beside its data). */
+	CU_ASSERT_EQUAL(r->done, 7);
+	CU_ASSERT_STRING_EQUAL(r->why, "the disk buffer is full");
+	CU_ASSERT_EQUAL(r->asked,
+			2); /* half full, full; those in line do not ask again */
+	rig_submit(r, BLK_FLUSH, 0, 0, 0);
+	CU_ASSERT_EQUAL(r->img.flushes, 1);
+	diskrep_stats(r->dr, &st);
+	CU_ASSERT_EQUAL(st.queued_bytes, 7 * (8192 + DR_ENTRY_COST));
+	CU_ASSERT_EQUAL(st.epoch_bytes, st.queued_bytes);
+	model = rig_snapshot(r);
+	rig_capture(r, 1);
+	rig_ship(r, 1);
+	CU_ASSERT_EQUAL(r->done, 8);
+	rig_apply(r, 1);
+	CU_ASSERT_TRUE(rig_standby_is(r, model));
+	free(model);
+	rig_turn(r);
+	CU_ASSERT_EQUAL(r->done, 15);
+	/* The peer is lost: nothing more is kept, nobody waits. */
+	r->p.ops->unlinked(r->p.self);
+	rig_turn(r);
+	CU_ASSERT_EQUAL(r->done, 21);
+	diskrep_stats(r->dr, &st);
+	CU_ASSERT_EQUAL(st.queued_bytes, 0);
+	CU_ASSERT_EQUAL(r->failed, 0);
+	rig_free(r);
+}
+
+static void test_one_request_over_the_limit(void)
+{
+	struct rig *r = rig_new(4096, RIG_CAP, RIG_CAP);
+	uint8_t *model;
+
+	r->img.inline_done = 1;
+	rig_sync(r, 1);
+	rig_capture(r, 0);
+	rig_ship(r, 0);
+	rig_apply(r, 0);
+	/* Larger than the limit, and than what fits one record. */
+	rig_submit(r, BLK_WRITE, 512, DR_WRITE_MAX + 66048, 9);
+	CU_ASSERT_EQUAL(r->done, 1);
+	model = rig_snapshot(r);
+	rig_capture(r, 1);
+	rig_ship(r, 1);
+	rig_apply(r, 1);
+	CU_ASSERT_TRUE(rig_standby_is(r, model));
+	free(model);
+	rig_free(r);
+}
+
+static void test_nothing_kept_without_a_peer(void)
+{
+	struct rig *r = rig_new(4096, RIG_CAP, RIG_CAP);
+	struct diskrep_stats st;
+	struct err err = {0};
+
+	r->img.inline_done = 1;
+	for (int i = 0; i < 100; i++)
+		rig_submit(r, BLK_WRITE, 0, 8192, 1);
+	CU_ASSERT_EQUAL(r->done, 100);
+	diskrep_stats(r->dr, &st);
+	CU_ASSERT_EQUAL(st.queued_bytes, 0);
+	CU_ASSERT_EQUAL(r->p.ops->capture(r->p.self, 0, &err), -EPROTO);
+	CU_ASSERT_EQUAL(r->disk.ops->capacity(r->disk.self), RIG_CAP);
+	rig_free(r);
+}
+
+static void test_apply_can_be_tried_again(void)
+{
+	struct rig *r = rig_new(1 << 20, RIG_CAP, RIG_CAP);
+	struct err err = {0};
+	uint8_t *model;
+	struct rlimit was, small;
+
+	r->img.inline_done = 1;
+	rig_sync(r, 1);
+	rig_capture(r, 0);
+	rig_ship(r, 0);
+	rig_apply(r, 0);
+	rig_submit(r, BLK_WRITE, 0, 4096, 1);
+	rig_submit(r, BLK_WRITE, 512, 512, 2);
+	model = rig_snapshot(r);
+	rig_capture(r, 1);
+	rig_ship(r, 1);
+	/* An image that takes no writes after its first bytes, for a while. */
+	CU_ASSERT_NOT_EQUAL(signal(SIGXFSZ, SIG_IGN), SIG_ERR);
+	CU_ASSERT_EQUAL(getrlimit(RLIMIT_FSIZE, &was), 0);
+	small = (struct rlimit){.rlim_cur = 700, .rlim_max = was.rlim_max};
+	CU_ASSERT_EQUAL(setrlimit(RLIMIT_FSIZE, &small), 0);
+	CU_ASSERT_EQUAL(r->s.ops->apply(r->s.self, 1, &err), -EFBIG);
+	CU_ASSERT_EQUAL(setrlimit(RLIMIT_FSIZE, &was), 0);
+	CU_ASSERT_NOT_EQUAL(err.msg[0], 0);
+	rig_apply(r, 1);
+	CU_ASSERT_TRUE(rig_standby_is(r, model));
+	/* And not twice, and not out of order. */
+	CU_ASSERT_EQUAL(r->s.ops->apply(r->s.self, 1, &err), -EPROTO);
+	free(model);
+	rig_free(r);
+}
+
+static void test_failed_flush_ends_trust(void)
+{
+	struct rig *r = rig_new(1 << 20, RIG_CAP, RIG_CAP);
+	struct err err = {0};
+	int good, closed = dup(0);
+
+	r->img.inline_done = 1;
+	rig_sync(r, 1);
+	rig_capture(r, 0);
+	rig_ship(r, 0);
+	rig_apply(r, 0);
+	drs_flusher_stop(&r->sb->flusher);
+	/* fdatasync of a closed descriptor fails, as that of a broken disk does. */
+	close(closed);
+	good = r->sb->img[0].fd;
+	r->sb->img[0].fd = closed;
+	CU_ASSERT_EQUAL(drs_flusher_start(&r->sb->flusher, r->sb->img, 1), 0);
+	drs_flusher_kick(&r->sb->flusher, 1);
+	while (!drs_flusher_failed(&r->sb->flusher))
+		sched_yield();
+	r->sb->img[0].fd = good;
+	rig_capture(r, 1);
+	CU_ASSERT_EQUAL(r->p.ops->send(r->p.self, 1, &r->sink, &err), 0);
+	CU_ASSERT_EQUAL(rig_receive(r, &err), 0);
+	CU_ASSERT_EQUAL(r->s.ops->check(r->s.self, 1, &err), -EBADF);
+	CU_ASSERT_EQUAL(r->s.ops->activate(r->s.self, &err), -EBADF);
+	rig_free(r);
+}
+
+int main(void)
+{
+	static const struct unit_test tests[] = {
+		{"epochs become the image", test_epochs_become_the_image},
+		{"drop at any point", test_drop_at_any_point},
+		{"nothing touched before apply", test_nothing_touched_before_apply},
+		{"overlap across epochs", test_overlap_across_epochs},
+		{"overlapping requests wait", test_overlapping_requests_wait},
+		{"the limit makes writes wait", test_limit_makes_writes_wait},
+		{"one request over the limit", test_one_request_over_the_limit},
+		{"nothing kept without a peer", test_nothing_kept_without_a_peer},
+		{"apply can be tried again", test_apply_can_be_tried_again},
+		{"a failed flush ends trust", test_failed_flush_ends_trust},
+	};
+
+	return UNIT_MAIN("diskrep", tests);
+}
