@@ -1,0 +1,509 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * test_mem_part - guest memory through both memory participants: byte for byte the same at every
+ * epoch, several epochs in flight, and what a hostile peer may send.
+ */
+#include "tests/unit/unit.h"
+
+#include "hv/base/buf.h"
+#include "hv/base/err.h"
+#include "hv/gm.h"
+#include "remus/parts.h"
+#include "remus/primary.h"
+#include "remus/standby.h"
+#include "remus/stream.h"
+#include "replication/pagecodec.h"
+#include "replication/record.h"
+#include "replication/transport.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { RAM = 16 << 20, EPOCHS = 2000, QUEUE = 4, COMPARE_EVERY = 100 };
+
+static uint64_t rnd_state = 88172645463325252ull;
+
+static uint64_t rnd(void)
+{
+	rnd_state ^= rnd_state << 13;
+	rnd_state ^= rnd_state >> 7;
+	rnd_state ^= rnd_state << 17;
+	return rnd_state;
+}
+
+/* Both ends without engines: records go straight from one to the other. */
+struct wire {
+	struct rec_sink sink;
+	struct standby_part to;
+	unsigned records;
+};
+
+struct both {
+	struct gm *a, *b;
+	struct mem_part *mp;
+	struct mem_standby *ms;
+	struct part p;
+	struct standby_part s;
+	struct wire down;
+	struct err err;
+};
+
+static int deliver(struct rec_sink *base, uint16_t type, uint64_t epoch,
+		   const struct iovec *iov, int n)
+{
+	struct wire *w = (struct wire *)base;
+	struct err err = {0};
+
+	CU_ASSERT_EQUAL_FATAL(n, 1);
+	CU_ASSERT_TRUE(iov[0].iov_len <= 256 << 10);
+	w->records++;
+	return w->to.ops->record(w->to.self, type, epoch, iov[0].iov_base, iov[0].iov_len,
+				 &err);
+}
+
+/* The standby's hello reaches the primary. */
+static int to_primary(struct rec_sink *base, uint16_t type, uint64_t epoch,
+		      const struct iovec *iov, int n)
+{
+	struct both *t = (struct both *)((char *)base - offsetof(struct both, down.sink));
+
+	return t->p.ops->peer_record(t->p.self, type, iov[0].iov_base, iov[0].iov_len,
+				     &t->err);
+}
+
+static void both_init(struct both *t, size_t cache, size_t stage)
+{
+	memset(t, 0, sizeof(*t));
+	CU_ASSERT_EQUAL_FATAL(gm_create(RAM, &t->a, &t->err), 0);
+	CU_ASSERT_EQUAL_FATAL(gm_create(RAM, &t->b, &t->err), 0);
+	CU_ASSERT_EQUAL_FATAL(mem_part_create(t->a, cache, &t->mp, &t->err), 0);
+	CU_ASSERT_EQUAL_FATAL(mem_standby_create(t->b, stage, &t->ms, &t->err), 0);
+	t->p = mem_part(t->mp);
+	t->s = mem_standby(t->ms);
+	t->down.to = t->s;
+}
+
+static void both_fini(struct both *t)
+{
+	mem_part_destroy(t->mp);
+	mem_standby_destroy(t->ms);
+	gm_destroy(t->a);
+	gm_destroy(t->b);
+}
+
+static int sync_begin(struct both *t)
+{
+	int rc;
+
+	t->down.sink.put = to_primary;
+	rc = t->s.ops->hello(t->s.self, &t->down.sink, &t->err);
+	if (rc)
+		return rc;
+	t->down.sink.put = deliver;
+	return t->p.ops->sync_begin(t->p.self, &t->down.sink, &t->err);
+}
+
+static uint64_t sync_round(struct both *t)
+{
+	uint64_t left = 0;
+
+	CU_ASSERT_EQUAL_FATAL(
+		t->p.ops->sync_round(t->p.self, &t->down.sink, &left, &t->err), 0);
+	return left;
+}
+
+static int same(const struct both *t)
+{
+	return !memcmp(gm_base(t->a), gm_base(t->b), RAM);
+}
+
+/* A few writes like a guest's: counters, blocks, zeroes, whole random pages, across borders. */
+static void scribble(struct gm *gm, unsigned writes)
+{
+	uint8_t bytes[3 * GM_PAGE];
+	uint64_t at, len;
+
+	while (writes--) {
+		at = rnd() % 3 ? rnd() % (RAM / 64) : rnd() % (RAM - sizeof(bytes));
+		len = 1 + rnd() % (rnd() % 4 ? 64 : sizeof(bytes));
+		if (rnd() % 4 == 0)
+			memset(bytes, 0, len);
+		else
+			for (uint64_t i = 0; i < len; i += 8)
+				*(uint64_t *)(bytes + i) = rnd() % 2 ? rnd() : i;
+		if (gm_write(gm, at, bytes, len))
+			abort(); /* not CUnit's: this also runs on the guest's thread */
+	}
+}
+
+static void send_apply(struct both *t, uint64_t epoch)
+{
+	CU_ASSERT_EQUAL_FATAL(t->p.ops->send(t->p.self, epoch, &t->down.sink, &t->err),
+			      0);
+	CU_ASSERT_EQUAL_FATAL(t->s.ops->check(t->s.self, epoch, &t->err), 0);
+	CU_ASSERT_EQUAL_FATAL(t->s.ops->apply(t->s.self, epoch, &t->err), 0);
+}
+
+/* Up to QUEUE captures are ahead of what is sent, and each epoch is compared with a copy of the
+ * memory as it was at its capture. */
+static void random_epochs(size_t cache)
+{
+	static uint8_t *then[QUEUE];
+	struct both t;
+	uint64_t captured = 0, sent = 0;
+
+	both_init(&t, cache, RAM);
+	for (int i = 0; i < QUEUE; i++)
+		CU_ASSERT_PTR_NOT_NULL_FATAL(then[i] = malloc(RAM));
+	scribble(t.a, 500);
+	CU_ASSERT_EQUAL_FATAL(sync_begin(&t), 0);
+	scribble(t.a, 50);
+	CU_ASSERT_TRUE(sync_round(&t) > 0);
+	CU_ASSERT_EQUAL(sync_round(&t), 0);
+	CU_ASSERT_TRUE(same(&t));
+	while (sent < EPOCHS) {
+		if (captured < EPOCHS && captured - sent < QUEUE &&
+		    (captured == sent || rnd() % 2)) {
+			scribble(t.a, (unsigned)(rnd() % 20));
+			CU_ASSERT_TRUE_FATAL(
+				t.p.ops->capture(t.p.self, captured, &t.err) >= 0);
+			/* The whole memory costs much to compare: now and then. */
+			if (captured % COMPARE_EVERY < QUEUE)
+				memcpy(then[captured % QUEUE], gm_base(t.a), RAM);
+			captured++;
+			continue;
+		}
+		send_apply(&t, sent);
+		if (sent % COMPARE_EVERY < QUEUE)
+			CU_ASSERT_EQUAL(memcmp(then[sent % QUEUE], gm_base(t.b), RAM), 0);
+		sent++;
+	}
+	CU_ASSERT_TRUE(same(&t));
+	for (int i = 0; i < QUEUE; i++)
+		free(then[i]);
+	both_fini(&t);
+}
+
+static void with_large_cache(void)
+{
+	random_epochs(RAM);
+}
+
+static void with_small_cache(void)
+{
+	random_epochs(37 * GM_PAGE);
+}
+
+static void without_cache(void)
+{
+	random_epochs(0);
+}
+
+static void counts(void)
+{
+	struct pc_stats st;
+	struct both t;
+
+	both_init(&t, RAM, RAM);
+	CU_ASSERT_EQUAL(sync_begin(&t), 0);
+	CU_ASSERT_EQUAL(sync_round(&t), 0);
+	CU_ASSERT_EQUAL(gm_write(t.a, 5 * GM_PAGE - 1, "ab", 2), 0);
+	CU_ASSERT_EQUAL(t.p.ops->capture(t.p.self, 0, &t.err), 2);
+	CU_ASSERT_EQUAL(mem_part_last_dirty(t.mp), 2);
+	send_apply(&t, 0);
+	mem_part_stats(t.mp, &st);
+	CU_ASSERT_EQUAL(st.pages, RAM / GM_PAGE + 2);
+	CU_ASSERT_EQUAL(st.zero, RAM / GM_PAGE);
+	/* Written with what was there: nothing goes out. */
+	t.down.records = 0;
+	CU_ASSERT_EQUAL(gm_write(t.a, 5 * GM_PAGE - 1, "ab", 2), 0);
+	CU_ASSERT_EQUAL(t.p.ops->capture(t.p.self, 1, &t.err), 2);
+	send_apply(&t, 1);
+	CU_ASSERT_EQUAL(t.down.records, 0);
+	CU_ASSERT_TRUE(same(&t));
+	both_fini(&t);
+}
+
+/* The next peer knows nothing of what the last one got. */
+static void a_new_peer(void)
+{
+	struct both t;
+	struct err err = {0};
+
+	both_init(&t, RAM, RAM);
+	scribble(t.a, 300);
+	CU_ASSERT_EQUAL(sync_begin(&t), 0);
+	(void)sync_round(&t); /* how much is left does not matter here */
+	CU_ASSERT_TRUE(t.p.ops->capture(t.p.self, 0, &t.err) >= 0);
+	t.p.ops->unlinked(t.p.self); /* captured, never sent */
+	scribble(t.a, 300);
+	/* It must greet again. */
+	CU_ASSERT_EQUAL(t.p.ops->sync_begin(t.p.self, &t.down.sink, &err), -EPROTO);
+	mem_standby_destroy(t.ms);
+	gm_destroy(t.b);
+	CU_ASSERT_EQUAL_FATAL(gm_create(RAM, &t.b, &t.err), 0);
+	scribble(t.b, 300); /* and its memory may hold anything */
+	CU_ASSERT_EQUAL_FATAL(mem_standby_create(t.b, RAM, &t.ms, &t.err), 0);
+	t.s = t.down.to = mem_standby(t.ms);
+	CU_ASSERT_EQUAL(sync_begin(&t), 0);
+	CU_ASSERT_EQUAL(sync_round(&t), 0);
+	CU_ASSERT_TRUE(same(&t));
+	CU_ASSERT_EQUAL(t.p.ops->send(t.p.self, 0, &t.down.sink, &err), -EINVAL);
+	both_fini(&t);
+}
+
+static void sizes_differ(void)
+{
+	struct mem_hello_wire w = {.pages = le64_of(RAM / GM_PAGE * 2)};
+	struct both t;
+	struct err err = {0};
+
+	both_init(&t, 0, RAM);
+	CU_ASSERT_EQUAL(t.p.ops->peer_record(t.p.self, MEM_HELLO, &w, sizeof(w), &err),
+			-EPROTO);
+	CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "16 MiB"));
+	CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "32 MiB"));
+	CU_ASSERT_EQUAL(
+		t.s.ops->record(t.s.self, MEM_HELLO, REC_EPOCH_SYNC, &w, sizeof(w), &err),
+		-EPROTO);
+	CU_ASSERT_EQUAL(t.s.ops->record(t.s.self, MEM_PAGES, 0, "", 0, &err), -EPROTO);
+	CU_ASSERT_EQUAL(t.p.ops->peer_record(t.p.self, MEM_HELLO, &w, 3, &err), -EPROTO);
+	CU_ASSERT_EQUAL(t.p.ops->peer_record(t.p.self, MEM_PAGES, &w, sizeof(w), &err),
+			-EPROTO);
+	both_fini(&t);
+}
+
+/* A batch of @n random pages from @first on. */
+static void batch(struct buf *b, uint64_t first, unsigned n)
+{
+	uint64_t page[GM_PAGE / 8];
+	struct pc_stats st = {0};
+
+	buf_reset(b);
+	for (unsigned i = 0; i < n; i++) {
+		for (unsigned j = 0; j < GM_PAGE / 8; j++)
+			page[j] = rnd();
+		CU_ASSERT_EQUAL_FATAL(pc_encode(b, first + i, page, NULL, &st), 0);
+	}
+}
+
+static int pages_in(struct both *t, uint64_t epoch, const struct buf *b)
+{
+	struct err err = {0};
+
+	return t->s.ops->record(t->s.self, MEM_PAGES, epoch, b->data, b->len, &err);
+}
+
+static void hostile_primary(void)
+{
+	struct buf b = {0};
+	struct both t;
+
+	both_init(&t, 0, 8 * GM_PAGE);
+	CU_ASSERT_EQUAL(sync_begin(&t), 0);
+	batch(&b, 0, 8);
+	CU_ASSERT_EQUAL(pages_in(&t, 0, &b), 0);
+	/* Rule 2: staged is not applied. */
+	CU_ASSERT_TRUE(same(&t));
+	batch(&b, 8, 1);
+	CU_ASSERT_EQUAL(pages_in(&t, 0, &b), -ENOBUFS); /* more than may be staged */
+	CU_ASSERT_EQUAL(pages_in(&t, 1, &b), -EPROTO);	/* two epochs at once */
+	CU_ASSERT_EQUAL(t.s.ops->check(t.s.self, 1, &t.err), -EPROTO);
+	t.s.ops->drop(t.s.self);
+	CU_ASSERT_TRUE(same(&t));
+	CU_ASSERT_EQUAL(t.s.ops->apply(t.s.self, 0, &t.err), 0);
+	CU_ASSERT_TRUE(same(&t));    /* dropped is gone */
+	batch(&b, RAM / GM_PAGE, 1); /* behind the end */
+	CU_ASSERT_EQUAL(pages_in(&t, 0, &b), -EBADMSG);
+	CU_ASSERT_EQUAL(pages_in(&t, REC_EPOCH_SYNC, &b), -EBADMSG);
+	batch(&b, 3, 1);
+	b.len--; /* cut short */
+	CU_ASSERT_EQUAL(pages_in(&t, 0, &b), -EBADMSG);
+	CU_ASSERT_EQUAL(t.s.ops->record(t.s.self, 0x01ff, 0, "", 0, &t.err), -EPROTO);
+	CU_ASSERT_TRUE(same(&t));
+	buf_fini(&b);
+	both_fini(&t);
+}
+
+/* -- through both engines, the guest writing all the while -- */
+
+struct guest {
+	struct gm *gm;
+	pthread_mutex_t device; /* what vm_pause takes */
+	pthread_t thread;
+	int stop;
+	pthread_mutex_t lock;
+	pthread_cond_t news;
+	uint64_t committed;
+	uint8_t *then[16]; /* memory at each capture, by epoch modulo 16 */
+};
+
+static void *guest_main(void *arg)
+{
+	struct guest *g = arg;
+	int stop = 0;
+
+	while (!stop) {
+		pthread_mutex_lock(&g->device);
+		scribble(g->gm, 3);
+		stop = g->stop;
+		pthread_mutex_unlock(&g->device);
+	}
+	return NULL;
+}
+
+static int g_pause(void *self)
+{
+	struct guest *g = self;
+
+	return pthread_mutex_lock(&g->device);
+}
+
+static void g_resume(void *self)
+{
+	struct guest *g = self;
+
+	pthread_mutex_unlock(&g->device);
+}
+
+static int g_capture(void *self, uint64_t epoch, struct err *err)
+{
+	struct guest *g = self;
+
+	memcpy(g->then[epoch % 16], gm_base(g->gm), RAM);
+	return 0;
+}
+
+static void g_committed(void *self, uint64_t epoch)
+{
+	struct guest *g = self;
+
+	pthread_mutex_lock(&g->lock);
+	g->committed = epoch + 1;
+	pthread_cond_broadcast(&g->news);
+	pthread_mutex_unlock(&g->lock);
+}
+
+static const struct part_ops g_ops = {
+	.name = "guest",
+	.kind = REC_KIND_MACHINE,
+	.setup = part_no_setup,
+	.sync_begin = part_no_sync_begin,
+	.sync_round = part_no_sync_round,
+	.pause = g_pause,
+	.capture = g_capture,
+	.resume = g_resume,
+	.send = part_no_send,
+	.committed = g_committed,
+	.peer_record = part_no_peer_record,
+	.unlinked = part_no_event,
+	.alone = part_no_event,
+	.teardown = part_no_teardown,
+};
+
+static int gs_record(void *self, uint16_t type, uint64_t epoch, const void *p, size_t len,
+		     struct err *err)
+{
+	return err_set(err, -EPROTO, "nothing expected");
+}
+
+static const struct standby_part_ops gs_ops = {
+	.name = "guest",
+	.kind = REC_KIND_MACHINE,
+	.hello = spart_no_hello,
+	.record = gs_record,
+	.check = spart_no_check,
+	.apply = spart_no_apply,
+	.drop = part_no_event,
+	.activate = spart_no_activate,
+	.teardown = part_no_teardown,
+};
+
+static void guest_start(struct guest *g, struct gm *gm)
+{
+	memset(g, 0, sizeof(*g));
+	g->gm = gm;
+	pthread_mutex_init(&g->device, NULL);
+	pthread_mutex_init(&g->lock, NULL);
+	pthread_cond_init(&g->news, NULL);
+	for (int i = 0; i < 16; i++)
+		CU_ASSERT_PTR_NOT_NULL_FATAL(g->then[i] = malloc(RAM));
+	CU_ASSERT_EQUAL_FATAL(pthread_create(&g->thread, NULL, guest_main, g), 0);
+}
+
+static void guest_stop(struct guest *g)
+{
+	pthread_mutex_lock(&g->device);
+	g->stop = 1;
+	pthread_mutex_unlock(&g->device);
+	pthread_join(g->thread, NULL);
+	for (int i = 0; i < 16; i++)
+		free(g->then[i]);
+	pthread_mutex_destroy(&g->device);
+	pthread_mutex_destroy(&g->lock);
+	pthread_cond_destroy(&g->news);
+}
+
+/* Pre-copy from a guest that writes, epochs, a link lost at some moment, takeover: the standby's
+ * memory is that of the last acked epoch. */
+static void takeover(uint64_t epochs)
+{
+	struct primary_config pc = {.vm = "g", .interval_us = 300, .max_inflight = 3};
+	struct standby_config sc = {.vm = "g"};
+	struct standby_stats ss;
+	struct standby *s;
+	struct primary *p;
+	struct tp *end[2];
+	struct guest g;
+	struct both t;
+
+	both_init(&t, RAM / 2, RAM);
+	guest_start(&g, t.a);
+	CU_ASSERT_EQUAL_FATAL(
+		primary_create(&pc, (struct part[]){{&g_ops, &g}, t.p}, 2, &p, &t.err),
+		0);
+	CU_ASSERT_EQUAL_FATAL(standby_create(&sc,
+					     (struct standby_part[]){{&gs_ops, &g}, t.s},
+					     2, &s, &t.err),
+			      0);
+	CU_ASSERT_EQUAL_FATAL(tp_loop_pair(1 << 20, end, &t.err), 0);
+	CU_ASSERT_EQUAL_FATAL(standby_attach(s, end[1], 1, &t.err), 0);
+	CU_ASSERT_EQUAL_FATAL(primary_attach(p, end[0], 1, &t.err), 0);
+	pthread_mutex_lock(&g.lock);
+	while (g.committed < epochs)
+		pthread_cond_wait(&g.news, &g.lock);
+	pthread_mutex_unlock(&g.lock);
+	primary_detach(p, "test");
+	standby_detach(s, "test");
+	CU_ASSERT_EQUAL(standby_activate(s, 2, &t.err), 0);
+	standby_stats(s, &ss);
+	primary_destroy(p);
+	standby_destroy(s);
+	CU_ASSERT_TRUE(ss.acked + 1 >= g.committed);
+	CU_ASSERT_EQUAL(memcmp(g.then[ss.acked % 16], gm_base(t.b), RAM), 0);
+	guest_stop(&g);
+	both_fini(&t);
+}
+
+static void takeovers(void)
+{
+	for (int i = 0; i < 20; i++)
+		takeover(1 + rnd() % 20);
+}
+
+static const struct unit_test tests[] = {
+	{"thousands of epochs, all of memory cached", with_large_cache},
+	{"thousands of epochs, little cached", with_small_cache},
+	{"thousands of epochs, nothing cached", without_cache},
+	{"what is counted", counts},
+	{"a new peer starts from nothing", a_new_peer},
+	{"sizes that differ, pages before hello", sizes_differ},
+	{"hostile batches", hostile_primary},
+	{"takeover while the guest writes", takeovers},
+};
+
+int main(void)
+{
+	return UNIT_MAIN("mem_part", tests);
+}
