@@ -52,16 +52,16 @@ WIRE_SIZE(struct acpi_gas, 12);
 struct acpi_fadt {
 	struct acpi_head head;
 	struct le32 facs, dsdt;
-	uint8_t reserved0[65];	/* 44: fixed hardware that we have not */
-	struct le16 boot_arch;	/* 109 */
+	uint8_t reserved0[65]; /* 44: fixed hardware that we have not */
+	struct le16 boot_arch; /* 109 */
 	uint8_t reserved1;
-	struct le32 flags;	/* 112 */
-	struct acpi_gas reset;	/* 116 */
-	uint8_t reset_value;	/* 128 */
+	struct le32 flags;     /* 112 */
+	struct acpi_gas reset; /* 116 */
+	uint8_t reset_value;   /* 128 */
 	struct le16 arm_boot_arch;
-	uint8_t minor;		/* 131 */
+	uint8_t minor; /* 131 */
 	struct le64 x_facs, x_dsdt;
-	uint8_t reserved2[96];	/* 148: more fixed hardware */
+	uint8_t reserved2[96];			     /* 148: more fixed hardware */
 	struct acpi_gas sleep_control, sleep_status; /* 244 */
 	struct le64 hypervisor;
 };
@@ -288,8 +288,8 @@ static uint64_t add_fadt(struct buf *b, uint64_t dsdt, uint64_t at)
 	f.dsdt = le32_of((uint32_t)dsdt);
 	f.x_dsdt = le64_of(dsdt);
 	f.boot_arch = le16_of(FADT_BOOT_ARCH);
-	f.flags = le32_of(FADT_WBINVD | FADT_PWR_BUTTON | FADT_SLP_BUTTON | FADT_RESET_REG |
-			  FADT_HW_REDUCED);
+	f.flags = le32_of(FADT_WBINVD | FADT_PWR_BUTTON | FADT_SLP_BUTTON |
+			  FADT_RESET_REG | FADT_HW_REDUCED);
 	f.reset = io_byte(ACPI_REG_RESET);
 	f.reset_value = ACPI_RESET_VALUE;
 	f.sleep_control = io_byte(ACPI_REG_SLEEP);
@@ -299,17 +299,22 @@ static uint64_t add_fadt(struct buf *b, uint64_t dsdt, uint64_t at)
 
 static uint64_t add_madt(struct buf *b, unsigned vcpus, uint64_t at)
 {
-	const struct madt_ioapic io = {.type = MADT_IOAPIC, .len = sizeof(io),
+	const struct madt_ioapic io = {.type = MADT_IOAPIC,
+				       .len = sizeof(io),
 				       .addr = le32_of((uint32_t)LAYOUT_IOAPIC)};
-	const struct madt_nmi nmi = {.type = MADT_NMI, .len = sizeof(nmi), .uid = ALL_CPUS, .lint = 1};
+	const struct madt_nmi nmi = {
+		.type = MADT_NMI, .len = sizeof(nmi), .uid = ALL_CPUS, .lint = 1};
 	struct acpi_madt m = {.lapic = le32_of((uint32_t)LAYOUT_LAPIC)};
 	size_t mark = table_begin(b);
 
 	head_init(&m.head, "APIC", 5);
 	(void)buf_add(b, &m, sizeof(m)); /* failure sticks in the buffer, also below */
 	for (unsigned i = 0; i < vcpus; i++) {
-		struct madt_lapic l = {.type = MADT_LAPIC, .len = sizeof(l), .uid = (uint8_t)i,
-				       .id = (uint8_t)i, .flags = le32_of(MADT_ENABLED)};
+		struct madt_lapic l = {.type = MADT_LAPIC,
+				       .len = sizeof(l),
+				       .uid = (uint8_t)i,
+				       .id = (uint8_t)i,
+				       .flags = le32_of(MADT_ENABLED)};
 
 		(void)buf_add(b, &l, sizeof(l));
 	}
@@ -338,8 +343,8 @@ static uint64_t add_xsdt(struct buf *b, const uint64_t *table, unsigned n, uint6
 	return table_end(b, mark, at);
 }
 
-int acpi_build(struct gm *gm, uint64_t at, uint64_t room, unsigned vcpus, uint64_t *rsdp_out,
-	       struct err *err)
+int acpi_build(struct gm *gm, uint64_t at, uint64_t room, unsigned vcpus,
+	       uint64_t *rsdp_out, struct err *err)
 {
 	struct acpi_rsdp rsdp = {.signature = "RSD PTR ", .oem = "RHEA  ", .revision = 2};
 	struct buf b = {0};

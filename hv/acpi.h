@@ -12,8 +12,8 @@ struct gm;
 struct vm;
 
 /* Write all tables into [at, at + room). *rsdp_out: where the RSDP is. 0, -ENOMEM, -EFBIG. */
-int acpi_build(struct gm *gm, uint64_t at, uint64_t room, unsigned vcpus, uint64_t *rsdp_out,
-	       struct err *err);
+int acpi_build(struct gm *gm, uint64_t at, uint64_t room, unsigned vcpus,
+	       uint64_t *rsdp_out, struct err *err);
 
 /* Sleep control, reset, generic events and the keyboard controller's reset line, on vm_pio(). The
  * VM owns it like any device; *dev_out is for acpi_press() and as good as the VM. */
@@ -27,6 +27,11 @@ enum { ACPI_EVENT_POWER_BUTTON = 1 };
 enum { ACPI_SLEEP_TYPE_SHIFT = 2, ACPI_SLEEP_ENABLE = 0x20, ACPI_SLEEP_S5 = 5 };
 enum { ACPI_RESET_VALUE = 1 };
 /* Registers, from LAYOUT_PORT_ACPI. */
-enum { ACPI_REG_SLEEP = 0, ACPI_REG_SLEEP_STATUS = 1, ACPI_REG_RESET = 2, ACPI_REG_EVENT = 4 };
+enum {
+	ACPI_REG_SLEEP = 0,
+	ACPI_REG_SLEEP_STATUS = 1,
+	ACPI_REG_RESET = 2,
+	ACPI_REG_EVENT = 4
+};
 
 #endif

@@ -239,8 +239,8 @@ void aml_res_bus(struct buf *b, uint16_t first, uint16_t last)
 {
 	byte(b, 0x88);
 	u16(b, 13);
-	byte(b, 2);	   /* bus numbers */
-	byte(b, 4 | 8);	   /* both ends fixed */
+	byte(b, 2);	/* bus numbers */
+	byte(b, 4 | 8); /* both ends fixed */
 	byte(b, 0);
 	u16(b, 0);
 	u16(b, first);
@@ -253,9 +253,9 @@ void aml_res_window(struct buf *b, uint32_t first, uint32_t last)
 {
 	byte(b, 0x87);
 	u16(b, 23);
-	byte(b, 0);	   /* memory */
-	byte(b, 4 | 8);	   /* both ends fixed */
-	byte(b, 1);	   /* read-write, not cacheable */
+	byte(b, 0);	/* memory */
+	byte(b, 4 | 8); /* both ends fixed */
+	byte(b, 1);	/* read-write, not cacheable */
 	u32(b, 0);
 	u32(b, first);
 	u32(b, last);

@@ -32,9 +32,9 @@ void aml_close_resources(struct buf *b, size_t mark);
 
 /* Resource descriptors (ACPI 6.3, 6.4). */
 void aml_res_io(struct buf *b, uint16_t port, uint8_t len);
-void aml_res_memory(struct buf *b, uint32_t addr, uint32_t len); /* fixed, read-write */
-void aml_res_interrupt(struct buf *b, uint32_t gsi);		 /* edge, active high */
-void aml_res_bus(struct buf *b, uint16_t first, uint16_t last);	 /* produced */
+void aml_res_memory(struct buf *b, uint32_t addr, uint32_t len);   /* fixed, read-write */
+void aml_res_interrupt(struct buf *b, uint32_t gsi);		   /* edge, active high */
+void aml_res_bus(struct buf *b, uint16_t first, uint16_t last);	   /* produced */
 void aml_res_window(struct buf *b, uint32_t first, uint32_t last); /* produced memory */
 
 /* OperationRegion (@name, SystemIO, @port, @len), and a Field of one byte @field over it. */

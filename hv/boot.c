@@ -47,11 +47,14 @@ unsigned boot_map(const struct gm *gm, struct boot_range map[BOOT_MAP_MAX])
 
 	map[n++] = (struct boot_range){0, BOOT_RAM_END, BOOT_MEM_RAM};
 	map[n++] = (struct boot_range){BOOT_ACPI, BOOT_ACPI_SIZE, BOOT_MEM_ACPI};
-	map[n++] = (struct boot_range){acpi_end, BOOT_KERNEL_MIN - acpi_end, BOOT_MEM_RESERVED};
-	map[n++] = (struct boot_range){BOOT_KERNEL_MIN, low - BOOT_KERNEL_MIN, BOOT_MEM_RAM};
+	map[n++] = (struct boot_range){acpi_end, BOOT_KERNEL_MIN - acpi_end,
+				       BOOT_MEM_RESERVED};
+	map[n++] =
+		(struct boot_range){BOOT_KERNEL_MIN, low - BOOT_KERNEL_MIN, BOOT_MEM_RAM};
 	map[n++] = (struct boot_range){LAYOUT_ECAM, LAYOUT_ECAM_SIZE, BOOT_MEM_RESERVED};
 	if (gm_bytes(gm) > low)
-		map[n++] = (struct boot_range){LAYOUT_RAM_HIGH, gm_bytes(gm) - low, BOOT_MEM_RAM};
+		map[n++] = (struct boot_range){LAYOUT_RAM_HIGH, gm_bytes(gm) - low,
+					       BOOT_MEM_RAM};
 	return n;
 }
 
@@ -83,7 +86,8 @@ int boot_read_guest(struct gm *gm, int fd, uint64_t off, uint64_t gpa, uint64_t 
 
 	if (!dst)
 		return err_set(err, -EFBIG,
-			       "%" PRIu64 " bytes at %#" PRIx64 " do not fit the guest's memory",
+			       "%" PRIu64 " bytes at %#" PRIx64
+			       " do not fit the guest's memory",
 			       len, gpa);
 	rc = boot_read(fd, off, dst, len, err);
 	gm_mark(gm, gpa, len);
@@ -102,8 +106,8 @@ static int file_len(int fd, uint64_t *len_out, struct err *err)
 	return 0;
 }
 
-int boot_initrd(struct gm *gm, const struct vm_kernel *k, uint64_t kernel_end, uint64_t limit,
-		uint64_t *addr_out, uint64_t *size_out, struct err *err)
+int boot_initrd(struct gm *gm, const struct vm_kernel *k, uint64_t kernel_end,
+		uint64_t limit, uint64_t *addr_out, uint64_t *size_out, struct err *err)
 {
 	uint64_t len, top = boot_low_end(gm);
 	int rc;
@@ -119,7 +123,8 @@ int boot_initrd(struct gm *gm, const struct vm_kernel *k, uint64_t kernel_end, u
 	if (top < kernel_end || len > top - kernel_end ||
 	    ((top - len) & ~(uint64_t)(GM_PAGE - 1)) < kernel_end)
 		return err_set(err, -EFBIG,
-			       "initrd of %" PRIu64 " KiB does not fit beside the kernel: give the "
+			       "initrd of %" PRIu64
+			       " KiB does not fit beside the kernel: give the "
 			       "VM more memory",
 			       len >> 10);
 	*addr_out = (top - len) & ~(uint64_t)(GM_PAGE - 1);
@@ -165,28 +170,41 @@ static int write_page_tables(struct gm *gm)
 	table[0] = next | PAGE_PRESENT | PAGE_WRITE;
 	rc = gm_write(gm, BOOT_PAGES, table, sizeof(table));
 	for (unsigned g = 0; g < GIB; g++)
-		table[g] = (next + (g + 1) * (uint64_t)GM_PAGE) | PAGE_PRESENT | PAGE_WRITE;
+		table[g] =
+			(next + (g + 1) * (uint64_t)GM_PAGE) | PAGE_PRESENT | PAGE_WRITE;
 	rc = rc ? rc : gm_write(gm, next, table, sizeof(table));
 	for (unsigned g = 0; g < GIB && !rc; g++) {
 		for (unsigned i = 0; i < ENTRIES; i++)
-			table[i] = ((uint64_t)g * ENTRIES + i) << 21 | PAGE_PRESENT | PAGE_WRITE |
-				   PAGE_HUGE;
-		rc = gm_write(gm, next + (g + 1) * (uint64_t)GM_PAGE, table, sizeof(table));
+			table[i] = ((uint64_t)g * ENTRIES + i) << 21 | PAGE_PRESENT |
+				   PAGE_WRITE | PAGE_HUGE;
+		rc = gm_write(gm, next + (g + 1) * (uint64_t)GM_PAGE, table,
+			      sizeof(table));
 	}
 	return rc;
 }
 
 static void set_segments(struct kvm_sregs2 *s, int long_mode)
 {
-	struct kvm_segment code = {.limit = 0xFFFFFFFF, .selector = SEL_CODE, .type = 11,
-				   .present = 1, .s = 1, .g = 1, .l = (uint8_t)long_mode,
+	struct kvm_segment code = {.limit = 0xFFFFFFFF,
+				   .selector = SEL_CODE,
+				   .type = 11,
+				   .present = 1,
+				   .s = 1,
+				   .g = 1,
+				   .l = (uint8_t)long_mode,
 				   .db = !long_mode};
-	struct kvm_segment data = {.limit = 0xFFFFFFFF, .selector = SEL_DATA, .type = 3,
-				   .present = 1, .s = 1, .g = 1, .db = 1};
+	struct kvm_segment data = {.limit = 0xFFFFFFFF,
+				   .selector = SEL_DATA,
+				   .type = 3,
+				   .present = 1,
+				   .s = 1,
+				   .g = 1,
+				   .db = 1};
 
 	s->cs = code;
 	s->ds = s->es = s->fs = s->gs = s->ss = data;
-	s->tr = (struct kvm_segment){.limit = 0x67, .selector = SEL_TSS, .type = 11, .present = 1};
+	s->tr = (struct kvm_segment){
+		.limit = 0x67, .selector = SEL_TSS, .type = 11, .present = 1};
 	s->gdt.base = BOOT_GDT;
 	s->gdt.limit = GDT_ENTRIES * sizeof(uint64_t) - 1;
 	s->idt.base = 0;
@@ -196,13 +214,14 @@ static void set_segments(struct kvm_sregs2 *s, int long_mode)
 int boot_enter(struct gm *gm, struct vcpu *v, const struct boot_entry *e, struct err *err)
 {
 	/* Null twice, code (64- or 32-bit), data, and a TSS of two entries. */
-	uint64_t gdt[GDT_ENTRIES] = {0, 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF,
-				     0x00008B0000000067, 0};
+	uint64_t gdt[GDT_ENTRIES] = {
+		0, 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF, 0x00008B0000000067, 0};
 	struct vcpu_state *s = &v->state;
 
 	*s = v->initial;
 	set_segments(&s->sregs, !e->pvh);
-	s->regs = (struct kvm_regs){.rip = e->rip, .rflags = RFLAGS_FIXED, .rsp = BOOT_STACK};
+	s->regs = (struct kvm_regs){
+		.rip = e->rip, .rflags = RFLAGS_FIXED, .rsp = BOOT_STACK};
 	if (e->pvh) {
 		gdt[SEL_CODE / 8] = 0x00CF9B000000FFFF;
 		s->sregs.cr0 = CR0_PE | CR0_ET;
@@ -216,7 +235,8 @@ int boot_enter(struct gm *gm, struct vcpu *v, const struct boot_entry *e, struct
 		s->sregs.efer = EFER_LME_LMA;
 		s->regs.rsi = e->arg;
 	}
-	if (gm_write(gm, BOOT_GDT, gdt, sizeof(gdt)) || (!e->pvh && write_page_tables(gm)))
+	if (gm_write(gm, BOOT_GDT, gdt, sizeof(gdt)) ||
+	    (!e->pvh && write_page_tables(gm)))
 		return err_set(err, -EFBIG, "boot tables do not fit the guest's memory");
 	return vcpu_set(v, s, err);
 }

@@ -30,7 +30,11 @@ struct vm_kernel;
 
 enum { BOOT_CMDLINE_MAX = 4096 /* with its end */, BOOT_MAP_MAX = 8 };
 
-enum boot_mem { BOOT_MEM_RAM = 1, BOOT_MEM_RESERVED = 2, BOOT_MEM_ACPI = 3 }; /* E820 types */
+enum boot_mem {
+	BOOT_MEM_RAM = 1,
+	BOOT_MEM_RESERVED = 2,
+	BOOT_MEM_ACPI = 3
+}; /* E820 types */
 
 struct boot_range {
 	uint64_t addr, size;
@@ -49,11 +53,12 @@ struct boot_entry {
 int boot_load(struct gm *gm, const struct vm_kernel *k, unsigned vcpus,
 	      struct boot_entry *entry_out, struct err *err);
 /* Set the registers of @v accordingly. It is in its power-on state. */
-int boot_enter(struct gm *gm, struct vcpu *v, const struct boot_entry *e, struct err *err);
+int boot_enter(struct gm *gm, struct vcpu *v, const struct boot_entry *e,
+	       struct err *err);
 
 /* For the two kinds of image. @rsdp: where the ACPI tables start. */
-int bzimage_load(struct gm *gm, const struct vm_kernel *k, uint64_t file_len, uint64_t rsdp,
-		 struct boot_entry *entry_out, struct err *err);
+int bzimage_load(struct gm *gm, const struct vm_kernel *k, uint64_t file_len,
+		 uint64_t rsdp, struct boot_entry *entry_out, struct err *err);
 int pvh_load(struct gm *gm, const struct vm_kernel *k, uint64_t file_len, uint64_t rsdp,
 	     struct boot_entry *entry_out, struct err *err);
 
@@ -66,7 +71,7 @@ int boot_read(int fd, uint64_t off, void *dst, uint64_t len, struct err *err);
 int boot_read_guest(struct gm *gm, int fd, uint64_t off, uint64_t gpa, uint64_t len,
 		    struct err *err);
 /* The initrd, as high as it may be: below @limit, above @kernel_end. Size 0: there is none. */
-int boot_initrd(struct gm *gm, const struct vm_kernel *k, uint64_t kernel_end, uint64_t limit,
-		uint64_t *addr_out, uint64_t *size_out, struct err *err);
+int boot_initrd(struct gm *gm, const struct vm_kernel *k, uint64_t kernel_end,
+		uint64_t limit, uint64_t *addr_out, uint64_t *size_out, struct err *err);
 
 #endif

@@ -50,7 +50,8 @@ static size_t after(const struct bus *b, uint64_t addr)
 	return lo;
 }
 
-int bus_add(struct bus *b, uint64_t base, uint64_t size, const struct bus_ops *ops, void *self)
+int bus_add(struct bus *b, uint64_t base, uint64_t size, const struct bus_ops *ops,
+	    void *self)
 {
 	size_t at = after(b, base);
 	const struct range *below = at ? &b->range[at - 1] : NULL;
@@ -71,7 +72,8 @@ int bus_add(struct bus *b, uint64_t base, uint64_t size, const struct bus_ops *o
 		b->cap = cap;
 	}
 	memmove(&b->range[at + 1], &b->range[at], (b->n - at) * sizeof(*b->range));
-	b->range[at] = (struct range){.base = base, .size = size, .ops = ops, .self = self};
+	b->range[at] =
+		(struct range){.base = base, .size = size, .ops = ops, .self = self};
 	b->n++;
 	return 0;
 }

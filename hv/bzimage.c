@@ -16,10 +16,10 @@
 #include <string.h>
 
 enum {
-	HEADER_AT = 0x1F1,	  /* of the setup header in the file */
-	HEADER_JUMP_AT = 0x201,	  /* its length is the operand of a short jump there */
+	HEADER_AT = 0x1F1,	   /* of the setup header in the file */
+	HEADER_JUMP_AT = 0x201,	   /* its length is the operand of a short jump there */
 	HEADER_MAGIC = 0x53726448, /* "HdrS" */
-	PROTOCOL_MIN = 0x20C,	  /* the first with xloadflags */
+	PROTOCOL_MIN = 0x20C,	   /* the first with xloadflags */
 	SECTOR = 512,
 	SETUP_SECTORS_OLD = 4, /* what 0 means */
 	ENTRY_64 = 0x200,
@@ -29,27 +29,31 @@ enum {
 static int check_header(const struct setup_header *h, uint64_t file_len, struct err *err)
 {
 	if (h->header != HEADER_MAGIC || h->version < PROTOCOL_MIN)
-		return err_set(err, -ENOEXEC,
-			       "neither a Linux bzImage of boot protocol 2.12 or later nor an ELF");
+		return err_set(
+			err, -ENOEXEC,
+			"neither a Linux bzImage of boot protocol 2.12 or later nor an ELF");
 	if (!(h->xloadflags & XLF_KERNEL_64) || !(h->loadflags & LOADED_HIGH))
 		return err_set(err, -ENOEXEC, "not a 64-bit kernel");
-	if (((uint64_t)(h->setup_sects ? h->setup_sects : SETUP_SECTORS_OLD) + 1) * SECTOR >=
+	if (((uint64_t)(h->setup_sects ? h->setup_sects : SETUP_SECTORS_OLD) + 1) *
+		    SECTOR >=
 	    file_len)
 		return err_set(err, -ENOEXEC, "the image ends inside its setup code");
 	return 0;
 }
 
 /* Where the kernel proper goes. It wants init_size bytes there to unpack itself. */
-static int place(const struct gm *gm, const struct setup_header *h, uint64_t len, uint64_t *at_out,
-		 uint64_t *end_out, struct err *err)
+static int place(const struct gm *gm, const struct setup_header *h, uint64_t len,
+		 uint64_t *at_out, uint64_t *end_out, struct err *err)
 {
 	uint64_t at = h->pref_address, size = h->init_size > len ? h->init_size : len;
 
 	if (at < BOOT_KERNEL_MIN || at % GM_PAGE || at > UINT32_MAX || size > UINT32_MAX)
-		return err_set(err, -ENOEXEC, "it wants %" PRIu64 " bytes at %#" PRIx64, size, at);
+		return err_set(err, -ENOEXEC, "it wants %" PRIu64 " bytes at %#" PRIx64,
+			       size, at);
 	if (at + size > boot_low_end(gm))
 		return err_set(err, -EFBIG,
-			       "it needs %" PRIu64 " MiB of memory to start: give the VM more",
+			       "it needs %" PRIu64
+			       " MiB of memory to start: give the VM more",
 			       (at + size) >> 20);
 	*at_out = at;
 	*end_out = at + size;
@@ -82,8 +86,8 @@ static int read_header(int fd, struct boot_params *bp, struct err *err)
 	return boot_read(fd, HEADER_AT, &bp->hdr, len, err);
 }
 
-int bzimage_load(struct gm *gm, const struct vm_kernel *k, uint64_t file_len, uint64_t rsdp,
-		 struct boot_entry *entry_out, struct err *err)
+int bzimage_load(struct gm *gm, const struct vm_kernel *k, uint64_t file_len,
+		 uint64_t rsdp, struct boot_entry *entry_out, struct err *err)
 {
 	struct boot_params bp = {0};
 	uint64_t setup, at = 0, end = 0, limit, initrd, initrd_len;
@@ -99,7 +103,8 @@ int bzimage_load(struct gm *gm, const struct vm_kernel *k, uint64_t file_len, ui
 	if (bp.hdr.cmdline_size && strlen(k->cmdline) > bp.hdr.cmdline_size)
 		return err_set(err, -E2BIG, "it takes a command line of at most %u bytes",
 			       bp.hdr.cmdline_size);
-	setup = ((uint64_t)(bp.hdr.setup_sects ? bp.hdr.setup_sects : SETUP_SECTORS_OLD) + 1) *
+	setup = ((uint64_t)(bp.hdr.setup_sects ? bp.hdr.setup_sects : SETUP_SECTORS_OLD) +
+		 1) *
 		SECTOR;
 	rc = place(gm, &bp.hdr, file_len - setup, &at, &end, err);
 	if (!rc)
@@ -119,7 +124,8 @@ int bzimage_load(struct gm *gm, const struct vm_kernel *k, uint64_t file_len, ui
 	bp.acpi_rsdp_addr = rsdp;
 	fill_map(gm, &bp);
 	if (gm_write(gm, BOOT_PARAMS, &bp, sizeof(bp)))
-		return err_set(err, -EFBIG, "boot parameters do not fit the guest's memory");
+		return err_set(err, -EFBIG,
+			       "boot parameters do not fit the guest's memory");
 	*entry_out = (struct boot_entry){.rip = at + ENTRY_64, .arg = BOOT_PARAMS};
 	return 0;
 }

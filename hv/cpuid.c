@@ -49,17 +49,22 @@ static const struct hidden {
 	enum reg reg;
 	uint32_t bits;
 } hidden[] = {
-	{1, 0, ECX, BIT(3) | BIT(5) | BIT(15)},		   /* MONITOR VMX PDCM */
-	{1, 0, EDX, BIT(7) | BIT(14)},			   /* MCE MCA */
-	{7, 0, EBX, BIT(2) | BIT(25)},			   /* SGX PT */
-	{7, 0, ECX, BIT(7) | BIT(30)},			   /* SHSTK SGX_LC */
+	{1, 0, ECX, BIT(3) | BIT(5) | BIT(15)}, /* MONITOR VMX PDCM */
+	{1, 0, EDX, BIT(7) | BIT(14)},		/* MCE MCA */
+	{7, 0, EBX, BIT(2) | BIT(25)},		/* SGX PT */
+	{7, 0, ECX, BIT(7) | BIT(30)},		/* SHSTK SGX_LC */
 	{7, 0, EDX, BIT(19) | BIT(20) | BIT(22) | BIT(24) | BIT(25)}, /* LBR IBT AMX */
-	{0xA, 0, EAX, ~0u}, {0xA, 0, EBX, ~0u}, {0xA, 0, ECX, ~0u}, {0xA, 0, EDX, ~0u},
-	{0xD, 0, EAX, BIT(17) | BIT(18)},		   /* AMX */
-	{0xD, 1, ECX, ~0u}, {0xD, 1, EDX, ~0u},		   /* supervisor states */
+	{0xA, 0, EAX, ~0u},
+	{0xA, 0, EBX, ~0u},
+	{0xA, 0, ECX, ~0u},
+	{0xA, 0, EDX, ~0u},
+	{0xD, 0, EAX, BIT(17) | BIT(18)}, /* AMX */
+	{0xD, 1, ECX, ~0u},
+	{0xD, 1, EDX, ~0u}, /* supervisor states */
 	{LEAF_EXT_FEATURES, 0, ECX, BIT(2) | BIT(10) | BIT(23) | BIT(24) | BIT(28)},
-	{LEAF_POWER, 0, EDX, BIT(8)},			   /* invariant TSC */
-	{LEAF_AMD_PERFMON, 0, EAX, ~0u}, {LEAF_AMD_PERFMON, 0, EBX, ~0u},
+	{LEAF_POWER, 0, EDX, BIT(8)}, /* invariant TSC */
+	{LEAF_AMD_PERFMON, 0, EAX, ~0u},
+	{LEAF_AMD_PERFMON, 0, EBX, ~0u},
 	/* Asynchronous page faults: a token that is out when the host dies is never answered. */
 	{LEAF_KVM_FEATURES, 0, EAX, BIT(4) | BIT(10) | BIT(14) | BIT(17)},
 };
@@ -78,7 +83,8 @@ static const struct level {
 	{7, ECX, 0, 0, 0},
 	{7, EDX, 0, 0, 0},
 	{LEAF_EXT_FEATURES, ECX, BIT(0), BIT(5), ECX_EXT_CMP | BIT(22)}, /* LAHF; LZCNT */
-	{LEAF_EXT_FEATURES, EDX, 0x20100800, 0, 0x0183F3FF}, /* SYSCALL NX LM; AMD's copies */
+	{LEAF_EXT_FEATURES, EDX, 0x20100800, 0,
+	 0x0183F3FF}, /* SYSCALL NX LM; AMD's copies */
 	{LEAF_KVM_FEATURES, EAX, BIT(3), 0, 0x01002AE3},
 };
 enum { XCR0_V3 = 7 }; /* x87, SSE, AVX */
@@ -161,11 +167,12 @@ static int fit_level(struct cpuid *c, const char *model, int level, struct err *
 
 		e = find(c, l->fn, 0);
 		if ((need && !e) || (e && (*reg_of(e, l->reg) & need) != need))
-			return err_set(err, -ENOTSUP,
-				       "CPU model %s: this host's KVM lacks bits %#x of CPUID leaf %#x "
-				       "%s; use model \"host\" if both hosts are alike",
-				       model, e ? need & ~*reg_of(e, l->reg) : need, l->fn,
-				       (const char *[]){"EAX", "EBX", "ECX", "EDX"}[l->reg]);
+			return err_set(
+				err, -ENOTSUP,
+				"CPU model %s: this host's KVM lacks bits %#x of CPUID leaf %#x "
+				"%s; use model \"host\" if both hosts are alike",
+				model, e ? need & ~*reg_of(e, l->reg) : need, l->fn,
+				(const char *[]){"EAX", "EBX", "ECX", "EDX"}[l->reg]);
 		if (!e)
 			continue;
 		r = reg_of(e, l->reg);
@@ -182,7 +189,8 @@ static int fit_level(struct cpuid *c, const char *model, int level, struct err *
 		e->eax = 0;
 	e = find(c, 6, 0);
 	if (e)
-		*e = (struct kvm_cpuid_entry2){.function = 6, .eax = e->eax & BIT(2)}; /* ARAT */
+		*e = (struct kvm_cpuid_entry2){.function = 6,
+					       .eax = e->eax & BIT(2)}; /* ARAT */
 	e = find(c, LEAF_POWER, 0);
 	if (e)
 		*e = (struct kvm_cpuid_entry2){.function = LEAF_POWER};
@@ -259,11 +267,16 @@ static int fit_topology(struct cpuid *c, unsigned vcpus, struct err *err)
 	if (e && e->eax >= LEAF_TOPOLOGY) {
 		const uint32_t flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
 
-		c->e[c->n++] = (struct kvm_cpuid_entry2){
-			.function = LEAF_TOPOLOGY, .flags = flags, .ebx = 1, .ecx = 1 << 8};
-		c->e[c->n++] = (struct kvm_cpuid_entry2){
-			.function = LEAF_TOPOLOGY, .index = 1, .flags = flags,
-			.eax = shift, .ebx = vcpus, .ecx = 2 << 8 | 1};
+		c->e[c->n++] = (struct kvm_cpuid_entry2){.function = LEAF_TOPOLOGY,
+							 .flags = flags,
+							 .ebx = 1,
+							 .ecx = 1 << 8};
+		c->e[c->n++] = (struct kvm_cpuid_entry2){.function = LEAF_TOPOLOGY,
+							 .index = 1,
+							 .flags = flags,
+							 .eax = shift,
+							 .ebx = vcpus,
+							 .ecx = 2 << 8 | 1};
 	}
 	for (uint32_t i = 0; i < c->n; i++) {
 		e = &c->e[i];
@@ -290,9 +303,10 @@ int cpuid_fit(struct cpuid *c, const char *model, unsigned vcpus, struct err *er
 	int rc;
 
 	if (level < 0)
-		return err_set(err, -EINVAL,
-			       "CPU model \"%s\" is unknown; there are host, x86-64-v2, x86-64-v3",
-			       model);
+		return err_set(
+			err, -EINVAL,
+			"CPU model \"%s\" is unknown; there are host, x86-64-v2, x86-64-v3",
+			model);
 	hide(c);
 	rc = level ? fit_level(c, model, level, err) : 0;
 	if (rc)
@@ -301,7 +315,8 @@ int cpuid_fit(struct cpuid *c, const char *model, unsigned vcpus, struct err *er
 	return fit_topology(c, vcpus, err);
 }
 
-int cpuid_make(int kvm_fd, const char *model, unsigned vcpus, struct cpuid *out, struct err *err)
+int cpuid_make(int kvm_fd, const char *model, unsigned vcpus, struct cpuid *out,
+	       struct err *err)
 {
 	struct kvm_cpuid2 *k = calloc(1, sizeof(*k) + sizeof(out->e));
 	struct kvm_cpuid_entry2 *e;
@@ -341,9 +356,11 @@ void cpuid_personal(struct cpuid *c, unsigned id)
 		else if (e->function == LEAF_TOPOLOGY)
 			e->edx = id;
 		else if (e->function == LEAF_AMD_TOPOLOGY)
-			*e = (struct kvm_cpuid_entry2){
-				.function = e->function, .index = e->index, .flags = e->flags,
-				.eax = id, .ebx = id};
+			*e = (struct kvm_cpuid_entry2){.function = e->function,
+						       .index = e->index,
+						       .flags = e->flags,
+						       .eax = id,
+						       .ebx = id};
 	}
 }
 
@@ -410,10 +427,11 @@ int cpuid_load(const struct cpuid *c, struct reader *r, struct err *err)
 					       : was.word[i] & ~now.word[i];
 
 		if (lost)
-			return err_set(err, -ENOTSUP,
-				       "this host's CPU lacks what the guest was shown: %s, bits %#x; "
-				       "use a CPU model that both hosts can run",
-				       words[i].name, lost);
+			return err_set(
+				err, -ENOTSUP,
+				"this host's CPU lacks what the guest was shown: %s, bits %#x; "
+				"use a CPU model that both hosts can run",
+				words[i].name, lost);
 	}
 	return 0;
 }

@@ -23,7 +23,8 @@ struct cpuid {
 
 /* The table for @model on this host with @vcpus CPUs (no CPU's own ids yet). 0, -EINVAL for an
  * unknown model, -ENOTSUP with @err naming what the host lacks. */
-int cpuid_make(int kvm_fd, const char *model, unsigned vcpus, struct cpuid *out, struct err *err);
+int cpuid_make(int kvm_fd, const char *model, unsigned vcpus, struct cpuid *out,
+	       struct err *err);
 /* Fit what KVM offers (in @c) to @model; the pure part of cpuid_make(). */
 int cpuid_fit(struct cpuid *c, const char *model, unsigned vcpus, struct err *err);
 /* Put in what differs from CPU to CPU. */

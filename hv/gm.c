@@ -49,9 +49,10 @@ static int map_memory(struct gm *gm, struct err *err)
 		return err_sys(err, -errno, "guest memory: memfd");
 	/* Sealed, so that nobody who is given the descriptor can make us fault. */
 	if (ftruncate(gm->fd, (off_t)gm->bytes) || fcntl(gm->fd, F_ADD_SEALS, seals))
-		return err_sys(err, -errno, "guest memory: %" PRIu64 " MiB", gm->bytes >> 20);
-	gm->base = mmap(NULL, gm->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-			gm->fd, 0);
+		return err_sys(err, -errno, "guest memory: %" PRIu64 " MiB",
+			       gm->bytes >> 20);
+	gm->base = mmap(NULL, gm->bytes, PROT_READ | PROT_WRITE,
+			MAP_SHARED | MAP_NORESERVE, gm->fd, 0);
 	if (gm->base == MAP_FAILED) {
 		gm->base = NULL;
 		return err_sys(err, -errno, "guest memory: mapping %" PRIu64 " MiB",
@@ -68,7 +69,8 @@ int gm_create(uint64_t bytes, struct gm **gm_out, struct err *err)
 	*gm_out = NULL;
 	if (bytes < GM_MIN || bytes % GM_STEP || bytes > INT64_MAX)
 		return err_set(err, -EINVAL,
-			       "guest memory: %" PRIu64 " bytes; it must be a multiple of 2 MiB, "
+			       "guest memory: %" PRIu64
+			       " bytes; it must be a multiple of 2 MiB, "
 			       "at least 16 MiB",
 			       bytes);
 	gm = calloc(1, sizeof(*gm));
@@ -83,7 +85,8 @@ int gm_create(uint64_t bytes, struct gm **gm_out, struct err *err)
 	gm->marked = calloc(words(bytes), sizeof(*gm->marked));
 	gm->scratch = calloc(words(bytes), sizeof(*gm->scratch));
 	if (!gm->marked || !gm->scratch) {
-		rc = err_set(err, -ENOMEM, "guest memory: out of memory for dirty bitmaps");
+		rc = err_set(err, -ENOMEM,
+			     "guest memory: out of memory for dirty bitmaps");
 		goto fail;
 	}
 	*gm_out = gm;
@@ -153,7 +156,8 @@ void *gm_at(const struct gm *gm, uint64_t gpa, uint64_t len)
 static void mark_pages(struct gm *gm, uint64_t first, uint64_t last)
 {
 	for (uint64_t i = first; i <= last; i++)
-		atomic_fetch_or(&gm->marked[i / PAGES_A_WORD], 1ull << (i % PAGES_A_WORD));
+		atomic_fetch_or(&gm->marked[i / PAGES_A_WORD],
+				1ull << (i % PAGES_A_WORD));
 }
 
 void gm_mark(struct gm *gm, uint64_t gpa, uint64_t len)
@@ -161,7 +165,8 @@ void gm_mark(struct gm *gm, uint64_t gpa, uint64_t len)
 	int64_t off = flat(gm, gpa, len);
 
 	if (off >= 0 && len)
-		mark_pages(gm, (uint64_t)off / GM_PAGE, ((uint64_t)off + len - 1) / GM_PAGE);
+		mark_pages(gm, (uint64_t)off / GM_PAGE,
+			   ((uint64_t)off + len - 1) / GM_PAGE);
 }
 
 int gm_write(struct gm *gm, uint64_t gpa, const void *src, uint64_t len)
@@ -187,7 +192,8 @@ int gm_read(const struct gm *gm, uint64_t gpa, void *dst, uint64_t len)
 
 int gm_clear(struct gm *gm, struct err *err)
 {
-	if (fallocate(gm->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)gm->bytes))
+	if (fallocate(gm->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+		      (off_t)gm->bytes))
 		return err_sys(err, -errno, "guest memory: clearing it");
 	mark_pages(gm, 0, gm_pages(gm) - 1);
 	return 0;

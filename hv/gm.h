@@ -22,7 +22,7 @@ void gm_destroy(struct gm *gm); /* NULL is fine */
 
 uint64_t gm_bytes(const struct gm *gm);
 uint64_t gm_pages(const struct gm *gm);
-int gm_fd(const struct gm *gm);		/* the memfd; borrowed */
+int gm_fd(const struct gm *gm);	       /* the memfd; borrowed */
 uint8_t *gm_base(const struct gm *gm); /* page index i is at gm_base() + i * GM_PAGE */
 
 /* Host address of [gpa, gpa + len), or NULL if any byte of it is not RAM or it wraps or

@@ -35,7 +35,7 @@ struct irq_msi {
 struct irq {
 	struct vm *vm;
 	struct irq_msi *msi[MSI_MAX];
-	unsigned top; /* above the highest used index */
+	unsigned top;	  /* above the highest used index */
 	atomic_int batch; /* routes are being gathered */
 	int dirty;
 	struct kvm_irq_routing *table;
@@ -48,8 +48,9 @@ int irq_create(struct vm *vm, struct irq **irq_out, struct err *err)
 
 	*irq_out = NULL;
 	if (irq)
-		irq->table = calloc(1, sizeof(*irq->table) +
-					       entries * sizeof(struct kvm_irq_routing_entry));
+		irq->table =
+			calloc(1, sizeof(*irq->table) +
+					  entries * sizeof(struct kvm_irq_routing_entry));
 	if (!irq || !irq->table) {
 		free(irq);
 		return err_set(err, -ENOMEM, "interrupt routing: out of memory");
@@ -87,7 +88,8 @@ static int commit(struct irq *irq)
 	}
 	t->nr = 0;
 	for (unsigned i = 0; i < PIC_PINS; i++)
-		add_pin(t, i, i < PIC_HALF ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE,
+		add_pin(t, i,
+			i < PIC_HALF ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE,
 			i % PIC_HALF);
 	for (unsigned i = 0; i < IOAPIC_PINS; i++)
 		add_pin(t, i, KVM_IRQCHIP_IOAPIC, i);
@@ -147,7 +149,8 @@ int irq_msi_create(struct vm *vm, struct irq_msi **msi_out, struct err *err)
 	while (i < MSI_MAX && irq->msi[i])
 		i++;
 	if (i == MSI_MAX)
-		return err_set(err, -ENOSPC, "interrupts: all %d vectors are taken", MSI_MAX);
+		return err_set(err, -ENOSPC, "interrupts: all %d vectors are taken",
+			       MSI_MAX);
 	m = calloc(1, sizeof(*m));
 	if (!m)
 		return err_set(err, -ENOMEM, "interrupts: out of memory");

@@ -48,7 +48,8 @@ struct start_page {
 	struct start_module initrd;
 	struct start_memory map[BOOT_MAP_MAX];
 };
-_Static_assert(sizeof(struct start_page) <= BOOT_PARAMS - BOOT_PVH_INFO, "they must not touch");
+_Static_assert(sizeof(struct start_page) <= BOOT_PARAMS - BOOT_PVH_INFO,
+	       "they must not touch");
 
 static uint64_t note_pad(uint64_t n)
 {
@@ -70,8 +71,8 @@ static int find_entry(const uint8_t *p, uint64_t len, uint32_t *entry_out)
 		len -= sizeof(h);
 		if (name > len || desc > len - name)
 			return 0;
-		if (h.n_type == NOTE_PHYS32_ENTRY && h.n_namesz == 4 && !memcmp(p, "Xen", 4) &&
-		    (h.n_descsz == 4 || h.n_descsz == 8)) {
+		if (h.n_type == NOTE_PHYS32_ENTRY && h.n_namesz == 4 &&
+		    !memcmp(p, "Xen", 4) && (h.n_descsz == 4 || h.n_descsz == 8)) {
 			memcpy(entry_out, p + name, sizeof(*entry_out));
 			return 1;
 		}
@@ -81,13 +82,15 @@ static int find_entry(const uint8_t *p, uint64_t len, uint32_t *entry_out)
 	return 0;
 }
 
-static int read_notes(int fd, const Elf64_Phdr *ph, uint32_t *entry, int *found, struct err *err)
+static int read_notes(int fd, const Elf64_Phdr *ph, uint32_t *entry, int *found,
+		      struct err *err)
 {
 	uint8_t notes[NOTES_MAX];
 	int rc;
 
 	if (ph->p_filesz > sizeof(notes))
-		return err_set(err, -ENOEXEC, "%" PRIu64 " bytes of ELF notes", ph->p_filesz);
+		return err_set(err, -ENOEXEC, "%" PRIu64 " bytes of ELF notes",
+			       ph->p_filesz);
 	rc = boot_read(fd, ph->p_offset, notes, ph->p_filesz, err);
 	if (!rc && !*found)
 		*found = find_entry(notes, ph->p_filesz, entry);
@@ -106,7 +109,8 @@ static int load_segment(struct gm *gm, int fd, const Elf64_Phdr *ph, uint64_t fi
 	    ph->p_filesz > file_len - ph->p_offset)
 		return err_set(err, -ENOEXEC, "an ELF segment lies outside of the file");
 	if (ph->p_paddr < BOOT_KERNEL_MIN)
-		return err_set(err, -ENOEXEC, "an ELF segment at %#" PRIx64 ", below 1 MiB",
+		return err_set(err, -ENOEXEC,
+			       "an ELF segment at %#" PRIx64 ", below 1 MiB",
 			       ph->p_paddr);
 	if (ph->p_paddr > low || ph->p_memsz > low - ph->p_paddr)
 		return err_set(err, -EFBIG,
@@ -115,7 +119,8 @@ static int load_segment(struct gm *gm, int fd, const Elf64_Phdr *ph, uint64_t fi
 			       ph->p_memsz, ph->p_paddr);
 	if (ph->p_paddr + ph->p_memsz > *end)
 		*end = ph->p_paddr + ph->p_memsz;
-	return ph->p_filesz ? boot_read_guest(gm, fd, ph->p_offset, ph->p_paddr, ph->p_filesz, err)
+	return ph->p_filesz ? boot_read_guest(gm, fd, ph->p_offset, ph->p_paddr,
+					      ph->p_filesz, err)
 			    : 0;
 }
 

@@ -231,7 +231,8 @@ static int serial_load(void *self, struct reader *r, struct err *err)
 	if (rc)
 		return rc;
 	if (s->rx_len > FIFO_LEN) {
-		rc = err_set(err, -EBADMSG, "%u bytes in a FIFO of %d", s->rx_len, FIFO_LEN);
+		rc = err_set(err, -EBADMSG, "%u bytes in a FIFO of %d", s->rx_len,
+			     FIFO_LEN);
 		s->rx_len = 0;
 	}
 	return rc;

@@ -51,9 +51,11 @@ static unsigned measure(const struct state_table *t, unsigned version, uint64_t 
 	return n;
 }
 
-int state_save(struct buf *b, const struct state_table *t, uint32_t instance, const void *obj)
+int state_save(struct buf *b, const struct state_table *t, uint32_t instance,
+	       const void *obj)
 {
-	struct section_wire s = {.instance = le32_of(instance), .version = le16_of(t->version)};
+	struct section_wire s = {.instance = le32_of(instance),
+				 .version = le16_of(t->version)};
 	size_t name_len = strnlen(t->name, NAME_LEN - 1);
 	uint64_t len;
 	uint8_t *p;
@@ -100,20 +102,21 @@ static int read_head(struct reader *r, const struct state_table *t, uint32_t ins
 	version = le16_get(s.version);
 	if (!version || version > t->version)
 		return err_set(err, -EBADMSG,
-			       "state: %s has version %u, this program reads up to %u", t->name,
-			       version, t->version);
+			       "state: %s has version %u, this program reads up to %u",
+			       t->name, version, t->version);
 	n = measure(t, version, &len);
 	if (le16_get(s.fields) != n || le32_get(s.len) != len)
-		return err_set(err, -EBADMSG,
-			       "state: %s version %u has %u fields in %u bytes, not %u in %u",
-			       t->name, version, le16_get(s.fields), le32_get(s.len), n,
-			       (unsigned)len);
+		return err_set(
+			err, -EBADMSG,
+			"state: %s version %u has %u fields in %u bytes, not %u in %u",
+			t->name, version, le16_get(s.fields), le32_get(s.len), n,
+			(unsigned)len);
 	return (int)version;
 }
 
 /* Walk the fields that @version has; with @obj NULL only look whether all is as it must be. */
-static int read_fields(struct reader *r, const struct state_table *t, int version, void *obj,
-		       struct err *err)
+static int read_fields(struct reader *r, const struct state_table *t, int version,
+		       void *obj, struct err *err)
 {
 	for (const struct state_field *f = t->field; f->name; f++) {
 		struct field_wire w;
@@ -122,23 +125,26 @@ static int read_fields(struct reader *r, const struct state_table *t, int versio
 		if (f->since > version)
 			continue;
 		if (rd_bytes(r, &w, sizeof(w)))
-			return err_set(err, -EBADMSG, "state: ends before %s.%s", t->name, f->name);
+			return err_set(err, -EBADMSG, "state: ends before %s.%s", t->name,
+				       f->name);
 		if (le16_get(w.id) != f->id || le32_get(w.len) != value_len(f))
-			return err_set(err, -EBADMSG,
-				       "state: %s: field %u of %u bytes where %s (%u) of %u is due",
-				       t->name, le16_get(w.id), le32_get(w.len), f->name, f->id,
-				       (unsigned)value_len(f));
+			return err_set(
+				err, -EBADMSG,
+				"state: %s: field %u of %u bytes where %s (%u) of %u is due",
+				t->name, le16_get(w.id), le32_get(w.len), f->name, f->id,
+				(unsigned)value_len(f));
 		value = rd_take(r, value_len(f));
 		if (!value)
-			return err_set(err, -EBADMSG, "state: ends inside %s.%s", t->name, f->name);
+			return err_set(err, -EBADMSG, "state: ends inside %s.%s", t->name,
+				       f->name);
 		if (obj)
 			memcpy((uint8_t *)obj + f->offset, value, value_len(f));
 	}
 	return 0;
 }
 
-int state_load(struct reader *r, const struct state_table *t, uint32_t instance, void *obj,
-	       struct err *err)
+int state_load(struct reader *r, const struct state_table *t, uint32_t instance,
+	       void *obj, struct err *err)
 {
 	int version = read_head(r, t, instance, err), rc;
 	struct reader look;

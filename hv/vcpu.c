@@ -30,8 +30,9 @@ int vcpu_kind_find(struct vm *vm, struct err *err)
 		return err_set(err, -ENOTSUP, "KVM: no room to run a vCPU");
 	if (has_cap(vm, KVM_CAP_XSAVE) <= 0 || has_cap(vm, KVM_CAP_IMMEDIATE_EXIT) <= 0 ||
 	    has_cap(vm, KVM_CAP_VCPU_EVENTS) <= 0 || has_cap(vm, KVM_CAP_MP_STATE) <= 0)
-		return err_set(err, -ENOTSUP,
-			       "KVM: too old; a kernel of 5.10 or later is needed on this host");
+		return err_set(
+			err, -ENOTSUP,
+			"KVM: too old; a kernel of 5.10 or later is needed on this host");
 	/* More only after this process asked the kernel for AMX, which no model shows. */
 	if (has_cap(vm, KVM_CAP_XSAVE2) > VCPU_XSAVE_LEN)
 		return err_set(err, -ENOTSUP, "KVM: vector state of more than %d bytes",
@@ -78,7 +79,8 @@ static void init_mtrr(struct vcpu_state *s)
 
 int vcpu_create(struct vm *vm, unsigned id, struct vcpu **v_out, struct err *err)
 {
-	struct kvm_device_attr tsc = {.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET};
+	struct kvm_device_attr tsc = {.group = KVM_VCPU_TSC_CTRL,
+				      .attr = KVM_VCPU_TSC_OFFSET};
 	struct vcpu *v = calloc(1, sizeof(*v));
 	int rc;
 
@@ -90,7 +92,8 @@ int vcpu_create(struct vm *vm, unsigned id, struct vcpu **v_out, struct err *err
 	v->run = MAP_FAILED;
 	v->fd = ioctl(vm->fd, KVM_CREATE_VCPU, id);
 	if (v->fd >= 0)
-		v->run = mmap(NULL, vm->kind.run_len, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
+		v->run = mmap(NULL, vm->kind.run_len, PROT_READ | PROT_WRITE, MAP_SHARED,
+			      v->fd, 0);
 	if (v->run == MAP_FAILED) {
 		rc = err_sys(err, -errno, "vCPU %u: creating it", id);
 		goto fail;
@@ -123,7 +126,8 @@ void vcpu_destroy(struct vcpu *v)
 	if (!v)
 		return;
 	if (v->run != MAP_FAILED)
-		(void)munmap(v->run, v->vm->kind.run_len); /* fails only for a bad range */
+		(void)munmap(v->run,
+			     v->vm->kind.run_len); /* fails only for a bad range */
 	if (v->fd >= 0)
 		close(v->fd);
 	free(v);
@@ -166,13 +170,15 @@ static void on_mmio(struct vcpu *v)
 	struct kvm_run *run = v->run;
 
 	if (run->mmio.is_write)
-		bus_write(v->vm->mmio, run->mmio.phys_addr, run->mmio.data, run->mmio.len);
+		bus_write(v->vm->mmio, run->mmio.phys_addr, run->mmio.data,
+			  run->mmio.len);
 	else
 		bus_read(v->vm->mmio, run->mmio.phys_addr, run->mmio.data, run->mmio.len);
 }
 
 /* A device may have said something for vm_on_event() meanwhile; it is told without the lock. */
-static void on_io(struct vcpu *v, struct vm_notice *notice, void (*handler)(struct vcpu *))
+static void on_io(struct vcpu *v, struct vm_notice *notice,
+		  void (*handler)(struct vcpu *))
 {
 	struct vm *vm = v->vm;
 
@@ -234,6 +240,7 @@ void vcpu_run(struct vcpu *v, struct vm_notice *notice)
 		      (unsigned long long)run->fail_entry.hardware_entry_failure_reason);
 		break;
 	default:
-		crash(v, notice, "KVM exit %u, which nothing here causes", run->exit_reason);
+		crash(v, notice, "KVM exit %u, which nothing here causes",
+		      run->exit_reason);
 	}
 }

@@ -23,7 +23,8 @@ enum { VCPU_MSRS_MAX = 160, VCPU_XCRS_MAX = 4, VCPU_XSAVE_LEN = 4096 };
 /* What all vCPUs of a VM have in common: found once, by asking KVM. */
 struct vcpu_kind {
 	struct cpuid cpuid;
-	uint32_t msr[VCPU_MSRS_MAX]; /* which are saved; TSC_DEADLINE last, TSC not at all */
+	uint32_t msr
+		[VCPU_MSRS_MAX]; /* which are saved; TSC_DEADLINE last, TSC not at all */
 	uint32_t msrs;
 	int has_sregs2, has_xcrs, has_debugregs;
 	int has_tsc_offset; /* KVM_VCPU_TSC_OFFSET */
@@ -65,7 +66,8 @@ int vcpu_kind_find(struct vm *vm, struct err *err);
 /* Which MSRs can be saved: asks @v, the VM's first vCPU. */
 int vcpu_kind_msrs(struct vcpu *v, struct err *err);
 
-int vcpu_create(struct vm *vm, unsigned id, struct vcpu **v_out, struct err *err); /* owned */
+int vcpu_create(struct vm *vm, unsigned id, struct vcpu **v_out,
+		struct err *err);  /* owned */
 void vcpu_destroy(struct vcpu *v); /* its thread has ended; NULL is fine */
 
 /* Run until the next exit and handle it. An event of the VM is put in @notice. */

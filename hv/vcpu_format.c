@@ -41,20 +41,20 @@ static const struct state_field event_fields[] = {
 };
 
 static const struct state_field reg_fields[] = {
-	INT(1, regs.rax), INT(2, regs.rbx), INT(3, regs.rcx), INT(4, regs.rdx),
-	INT(5, regs.rsi), INT(6, regs.rdi), INT(7, regs.rsp), INT(8, regs.rbp),
-	INT(9, regs.r8), INT(10, regs.r9), INT(11, regs.r10), INT(12, regs.r11),
-	INT(13, regs.r12), INT(14, regs.r13), INT(15, regs.r14), INT(16, regs.r15),
-	INT(17, regs.rip), INT(18, regs.rflags),
-	STATE_END,
+	INT(1, regs.rax),  INT(2, regs.rbx),	 INT(3, regs.rcx),  INT(4, regs.rdx),
+	INT(5, regs.rsi),  INT(6, regs.rdi),	 INT(7, regs.rsp),  INT(8, regs.rbp),
+	INT(9, regs.r8),   INT(10, regs.r9),	 INT(11, regs.r10), INT(12, regs.r11),
+	INT(13, regs.r12), INT(14, regs.r13),	 INT(15, regs.r14), INT(16, regs.r15),
+	INT(17, regs.rip), INT(18, regs.rflags), STATE_END,
 };
 
 /* Ids of a segment's fields follow each other from @id on. */
-#define SEGMENT(id, seg)                                                                 \
-	INT(id, sregs.seg.base), INT(id + 1, sregs.seg.limit), INT(id + 2, sregs.seg.selector), \
-		INT(id + 3, sregs.seg.type), INT(id + 4, sregs.seg.present),             \
-		INT(id + 5, sregs.seg.dpl), INT(id + 6, sregs.seg.db),                   \
-		INT(id + 7, sregs.seg.s), INT(id + 8, sregs.seg.l), INT(id + 9, sregs.seg.g), \
+#define SEGMENT(id, seg)                                                      \
+	INT(id, sregs.seg.base), INT(id + 1, sregs.seg.limit),                \
+		INT(id + 2, sregs.seg.selector), INT(id + 3, sregs.seg.type), \
+		INT(id + 4, sregs.seg.present), INT(id + 5, sregs.seg.dpl),   \
+		INT(id + 6, sregs.seg.db), INT(id + 7, sregs.seg.s),          \
+		INT(id + 8, sregs.seg.l), INT(id + 9, sregs.seg.g),           \
 		INT(id + 10, sregs.seg.avl), INT(id + 11, sregs.seg.unusable)
 
 static const struct state_field sreg_fields[] = {
@@ -137,7 +137,7 @@ int vcpu_load(struct vcpu *v, struct reader *r, struct err *err)
 	if (rc)
 		return rc;
 	if (s->msrs > VCPU_MSRS_MAX || s->xcrs > VCPU_XCRS_MAX)
-		return err_set(err, -EBADMSG, "state: vCPU %u has %u MSRs and %u XCRs", v->id,
-			       s->msrs, s->xcrs);
+		return err_set(err, -EBADMSG, "state: vCPU %u has %u MSRs and %u XCRs",
+			       v->id, s->msrs, s->xcrs);
 	return 0;
 }

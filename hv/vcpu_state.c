@@ -25,22 +25,22 @@ enum { MSR_TSC = 0x10, MSR_TSC_DEADLINE = 0x6E0, MSR_LIST_MAX = 1024 };
 static const struct msr_range {
 	uint32_t first, last;
 } not_ours[] = {
-	{MSR_TSC, MSR_TSC},		/* vm_clock.c */
-	{0xC1, 0xC8},			/* performance counters */
+	{MSR_TSC, MSR_TSC}, /* vm_clock.c */
+	{0xC1, 0xC8},	    /* performance counters */
 	{0x186, 0x18D},
 	{0x309, 0x30C},
 	{0x38D, 0x392},
 	{0x3F1, 0x3F2},
 	{0x4C1, 0x4C8},
-	{0x480, 0x491},			/* VMX: no nested guests */
-	{0x1C4, 0x1C5},			/* XFD: AMX only */
-	{0x570, 0x58F},			/* processor trace */
-	{0x40000000, 0x400001FF},	/* Hyper-V: not offered */
-	{0xC0010000, 0xC0010007},	/* performance counters */
+	{0x480, 0x491},		  /* VMX: no nested guests */
+	{0x1C4, 0x1C5},		  /* XFD: AMX only */
+	{0x570, 0x58F},		  /* processor trace */
+	{0x40000000, 0x400001FF}, /* Hyper-V: not offered */
+	{0xC0010000, 0xC0010007}, /* performance counters */
 	{0xC0010200, 0xC001020B},
 	{0xC0000300, 0xC0000302},
-	{0x345, 0x345},			/* perf capabilities: a constant */
-	{0xC0010114, 0xC0010117},	/* SVM */
+	{0x345, 0x345},		  /* perf capabilities: a constant */
+	{0xC0010114, 0xC0010117}, /* SVM */
 };
 
 /* The memory type registers: KVMs before 6.8 do not list them, and all have them. */
@@ -161,7 +161,8 @@ int vcpu_get(struct vcpu *v, struct vcpu_state *s)
 {
 	int rc;
 
-	if (ioctl(v->fd, KVM_GET_MP_STATE, &s->mp) || ioctl(v->fd, KVM_GET_VCPU_EVENTS, &s->events) ||
+	if (ioctl(v->fd, KVM_GET_MP_STATE, &s->mp) ||
+	    ioctl(v->fd, KVM_GET_VCPU_EVENTS, &s->events) ||
 	    ioctl(v->fd, KVM_GET_REGS, &s->regs))
 		return -errno;
 	rc = get_sregs(v, s);
@@ -173,7 +174,8 @@ int vcpu_get(struct vcpu *v, struct vcpu_state *s)
 		return rc;
 	if (v->vm->kind.has_debugregs && ioctl(v->fd, KVM_GET_DEBUGREGS, &s->debug))
 		return -errno;
-	if (ioctl(v->fd, KVM_GET_LAPIC, &s->lapic) || ioctl(v->fd, KVM_GET_XSAVE, s->xsave))
+	if (ioctl(v->fd, KVM_GET_LAPIC, &s->lapic) ||
+	    ioctl(v->fd, KVM_GET_XSAVE, s->xsave))
 		return -errno;
 	return 0;
 }
@@ -215,10 +217,11 @@ static int set_msrs(struct vcpu *v, const struct vcpu_state *s, struct err *err)
 		while (j < k->msrs && k->msr[j] != s->msr_id[i])
 			j++;
 		if (j < k->msrs)
-			m.e[n++] = (struct kvm_msr_entry){.index = s->msr_id[i], .data = s->msr[i]};
+			m.e[n++] = (struct kvm_msr_entry){.index = s->msr_id[i],
+							  .data = s->msr[i]};
 		else if (s->msr[i])
-			return err_set(err, -ENOTSUP, "vCPU %u: this host has no MSR %#x", v->id,
-				       s->msr_id[i]);
+			return err_set(err, -ENOTSUP, "vCPU %u: this host has no MSR %#x",
+				       v->id, s->msr_id[i]);
 	}
 	while (done < n) {
 		int r;
@@ -231,7 +234,8 @@ static int set_msrs(struct vcpu *v, const struct vcpu_state *s, struct err *err)
 		done += (uint32_t)r;
 		skip = (uint32_t)r + 1;
 		if (done < n && m.e[r].data)
-			return err_set(err, -EINVAL, "vCPU %u: KVM refuses MSR %#x = %#llx", v->id,
+			return err_set(err, -EINVAL,
+				       "vCPU %u: KVM refuses MSR %#x = %#llx", v->id,
 				       m.e[r].index, (unsigned long long)m.e[r].data);
 		done++;
 	}

@@ -25,10 +25,11 @@
 static int check_config(const struct vm_config *cfg, struct err *err)
 {
 	if (!cfg->vcpus || cfg->vcpus > VM_VCPUS_MAX)
-		return err_set(err, -EINVAL, "%s: %u vCPUs; it can have 1 to %d", cfg->name,
-			       cfg->vcpus, VM_VCPUS_MAX);
+		return err_set(err, -EINVAL, "%s: %u vCPUs; it can have 1 to %d",
+			       cfg->name, cfg->vcpus, VM_VCPUS_MAX);
 	if (ioctl(cfg->kvm_fd, KVM_GET_API_VERSION, 0) != KVM_API_VERSION)
-		return err_set(err, -ENOTSUP, "%s: this is no KVM that we know", cfg->name);
+		return err_set(err, -ENOTSUP, "%s: this is no KVM that we know",
+			       cfg->name);
 	return 0;
 }
 
@@ -94,8 +95,10 @@ int vm_create(const struct vm_config *cfg, struct vm **vm_out, struct err *err)
 	if (!vm)
 		return err_set(err, -ENOMEM, "%s: out of memory", cfg->name);
 	vm->cfg = *cfg;
-	(void)snprintf(vm->name, sizeof(vm->name), "%s", cfg->name); /* a cut name will do */
-	(void)snprintf(vm->cpu, sizeof(vm->cpu), "%s", cfg->cpu); /* cut: it is unknown anyway */
+	(void)snprintf(vm->name, sizeof(vm->name), "%s",
+		       cfg->name); /* a cut name will do */
+	(void)snprintf(vm->cpu, sizeof(vm->cpu), "%s",
+		       cfg->cpu); /* cut: it is unknown anyway */
 	vm->cfg.name = vm->name;
 	vm->cfg.cpu = vm->cpu;
 	vm->fd = -1;
@@ -146,12 +149,14 @@ void vm_on_event(struct vm *vm, vm_event_fn *fn, void *arg)
 	vm->on_event_arg = arg;
 }
 
-int vm_add_device(struct vm *vm, const struct vm_device_ops *ops, void *self, uint32_t instance,
-		  struct err *err)
+int vm_add_device(struct vm *vm, const struct vm_device_ops *ops, void *self,
+		  uint32_t instance, struct err *err)
 {
 	if (vm->ndev == VM_DEVICES_MAX)
-		return err_set(err, -ENOSPC, "%s: more than %d devices", vm->name, VM_DEVICES_MAX);
-	vm->dev[vm->ndev++] = (struct vm_device){.ops = ops, .self = self, .instance = instance};
+		return err_set(err, -ENOSPC, "%s: more than %d devices", vm->name,
+			       VM_DEVICES_MAX);
+	vm->dev[vm->ndev++] =
+		(struct vm_device){.ops = ops, .self = self, .instance = instance};
 	return 0;
 }
 
@@ -227,7 +232,8 @@ int vm_reboot(struct vm *vm, const struct vm_kernel *k, struct err *err)
 	for (unsigned i = 0; i < vm->ndev; i++)
 		vm->dev[i].ops->reset(vm->dev[i].self);
 	if (vm_chips_set(vm, vm->chip))
-		return err_set(err, -EIO, "KVM refuses to reset the interrupt controllers");
+		return err_set(err, -EIO,
+			       "KVM refuses to reset the interrupt controllers");
 	for (unsigned i = 0; i < vm->cfg.vcpus && !rc; i++) {
 		vm->vcpu[i]->failed = 0;
 		rc = vcpu_set(vm->vcpu[i], &vm->vcpu[i]->initial, err);

@@ -121,8 +121,9 @@ static void match_khz(struct vm *vm, struct vcpu *v, uint32_t khz)
 	if (!khz || now <= 0 || (uint32_t)abs(now - (int)khz) <= khz / KHZ_TOLERANCE)
 		return;
 	if (ioctl(v->fd, KVM_SET_TSC_KHZ, (unsigned long)khz))
-		log_warn("vCPU %u: its TSC ran at %u kHz, here it runs at %d and cannot be scaled",
-			 v->id, khz, now);
+		log_warn(
+			"vCPU %u: its TSC ran at %u kHz, here it runs at %d and cannot be scaled",
+			v->id, khz, now);
 }
 
 /* Set all TSCs to @tsc plus their deltas, as of now. */
@@ -150,7 +151,8 @@ static int set_tscs(struct vm *vm, const struct vm_clock *c, uint64_t tsc)
 	return rc;
 }
 
-int vm_clock_set(struct vm *vm, const struct vm_clock *c, uint64_t step_ns, struct err *err)
+int vm_clock_set(struct vm *vm, const struct vm_clock *c, uint64_t step_ns,
+		 struct err *err)
 {
 	struct kvm_clock_data k = {.clock = c->kvmclock_ns + step_ns};
 	/* At most 60 s of at most 4 THz: fits. */

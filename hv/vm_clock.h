@@ -17,13 +17,15 @@ struct vm_clock {
 	uint64_t real_ns;     /* the host's wall clock at the same moment */
 	uint64_t tsc;	      /* vCPU 0's */
 	uint32_t tsc_khz;
-	int64_t tsc_delta[VM_VCPUS_MAX]; /* to vCPU 0; 0 unless the guest pulled them apart */
+	int64_t tsc_delta
+		[VM_VCPUS_MAX]; /* to vCPU 0; 0 unless the guest pulled them apart */
 };
 
 /* VM paused. 0 or -errno. */
 int vm_clock_get(struct vm *vm, struct vm_clock *c);
 /* Continue from @c, @step_ns later. Before the vCPUs' other state is set. */
-int vm_clock_set(struct vm *vm, const struct vm_clock *c, uint64_t step_ns, struct err *err);
+int vm_clock_set(struct vm *vm, const struct vm_clock *c, uint64_t step_ns,
+		 struct err *err);
 /* How far the guest's time steps from @c to the host's wall time @now_ns. Pure. */
 uint64_t vm_clock_step(const struct vm_clock *c, uint64_t now_ns);
 

@@ -62,7 +62,7 @@ struct vm {
 void vm_notify(struct vm *vm, enum vm_event ev, const char *text);
 
 /* vm_run.c */
-void vm_guard(struct vm *vm); /* install the loop's guard */
+void vm_guard(struct vm *vm);	     /* install the loop's guard */
 void vm_stop_threads(struct vm *vm); /* for good; idempotent */
 
 /* vm_state.c: the interrupt controllers */

@@ -109,7 +109,8 @@ static int load_chips(struct vm *vm, struct reader *r, struct err *err)
 		c.ioapic.redirtbl[i].bits = c.redir[i];
 	k[KVM_IRQCHIP_IOAPIC].chip.ioapic = c.ioapic;
 	rc = vm_chips_set(vm, k);
-	return rc ? err_sys(err, rc, "interrupt controllers: KVM refuses their state") : 0;
+	return rc ? err_sys(err, rc, "interrupt controllers: KVM refuses their state")
+		  : 0;
 }
 
 static int save_all(struct vm *vm, struct buf *b)
@@ -164,12 +165,14 @@ static int check_head(struct reader *r, struct err *err)
 	if (rd_bytes(r, &h, sizeof(h)) || le32_get(h.magic) != STREAM_MAGIC)
 		return err_set(err, -EBADMSG, "state: this is no machine state");
 	if (le16_get(h.version) != STREAM_VERSION || le16_get(h.reserved))
-		return err_set(err, -EBADMSG, "state: format version %u, this program reads %d",
+		return err_set(err, -EBADMSG,
+			       "state: format version %u, this program reads %d",
 			       le16_get(h.version), STREAM_VERSION);
 	len = le64_get(h.len);
 	if (len != rd_left(r))
-		return err_set(err, -EBADMSG, "state: %" PRIu64 " bytes announced, %zu are there",
-			       len, rd_left(r));
+		return err_set(err, -EBADMSG,
+			       "state: %" PRIu64 " bytes announced, %zu are there", len,
+			       rd_left(r));
 	if (XXH3_64bits(r->p, len) != le64_get(h.sum))
 		return err_set(err, -EBADMSG, "state: wrong checksum");
 	return 0;
@@ -182,12 +185,14 @@ static int check_shape(struct vm *vm, struct reader *r, struct err *err)
 
 	if (rc)
 		return rc;
-	if (s.ram_bytes != gm_bytes(vm->gm) || s.vcpus != vm->cfg.vcpus || s.devices != vm->ndev)
+	if (s.ram_bytes != gm_bytes(vm->gm) || s.vcpus != vm->cfg.vcpus ||
+	    s.devices != vm->ndev)
 		return err_set(err, -EBADMSG,
-			       "state: of a machine with %" PRIu64 " MiB, %u vCPUs, %u devices; "
+			       "state: of a machine with %" PRIu64
+			       " MiB, %u vCPUs, %u devices; "
 			       "this one has %" PRIu64 ", %u, %u",
-			       s.ram_bytes >> 20, s.vcpus, s.devices, gm_bytes(vm->gm) >> 20,
-			       vm->cfg.vcpus, vm->ndev);
+			       s.ram_bytes >> 20, s.vcpus, s.devices,
+			       gm_bytes(vm->gm) >> 20, vm->cfg.vcpus, vm->ndev);
 	return 0;
 }
 
@@ -227,7 +232,8 @@ static int load_devices(struct vm *vm, struct reader *r, struct err *err)
 	if (rc2)
 		return err_sys(err, rc2, "interrupt routing");
 	if (r->failed || rd_left(r))
-		return err_set(err, -EBADMSG, "state: %zu bytes are left over", rd_left(r));
+		return err_set(err, -EBADMSG, "state: %zu bytes are left over",
+			       rd_left(r));
 	for (unsigned i = 0; i < vm->ndev; i++)
 		vm->dev[i].ops->loaded(vm->dev[i].self);
 	return 0;
