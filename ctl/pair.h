@@ -316,6 +316,7 @@ struct pair {
 	int vm_up;   /* started and not yet VM_EXITED */
 	int running; /* the guest runs here */
 	enum pair_engine engine;
+	uint64_t engine_term; /* that the engine said it is in */
 	enum pair_health health;
 	uint64_t epoch, vm_started_at;
 	int unlink_sent;

@@ -23,7 +23,8 @@ int pm_peer_alive(const struct pair *p)
 
 int pm_peer_owns(const struct pair *p, uint64_t term)
 {
-	return p->peer_up && pair_state_is_primary(p->peer.state) && p->peer.term >= term;
+	return p->peer_up && pair_state_is_primary(p->peer.state) && p->peer.term &&
+	       p->peer.term >= term;
 }
 
 int pm_is_armed(const struct pair *p)
@@ -424,6 +425,18 @@ static int overtaken(struct pair *p, struct pair_actions *out)
 	return 0;
 }
 
+/* What our VM received is of an older term than the one that we know of by now (we were stopped,
+ * or its word was slow): a commit of it must not be taken for one of the present term. */
+static int outdated(struct pair *p, struct pair_actions *out)
+{
+	if (!pair_state_is_standby(p->state) || p->engine_term >= p->term ||
+	    (p->engine != PAIR_ENG_SB_SYNCING && p->engine != PAIR_ENG_READY &&
+	     p->engine != PAIR_ENG_LOST))
+		return 0;
+	pm_end_vm(p, AFTER_STANDBY, out, "what we received is of an older term");
+	return 1;
+}
+
 /* The peer's guest was stopped on purpose in our term: there is nothing to take over. */
 static int peer_stopped(struct pair *p, struct pair_actions *out)
 {
@@ -458,7 +471,8 @@ static void decide_state(struct pair *p, struct pair_actions *out)
 	_Static_assert(sizeof(in) / sizeof(in[0]) == PAIR_NSTATES,
 		       "one function for each state");
 
-	if (!overtaken(p, out) && !peer_stopped(p, out) && in[p->state])
+	if (!overtaken(p, out) && !outdated(p, out) && !peer_stopped(p, out) &&
+	    in[p->state])
 		in[p->state](p, out);
 }
 

@@ -232,6 +232,7 @@ static void on_vm_state(struct pair *p, const struct pair_event *ev,
 			struct pair_actions *out)
 {
 	p->engine = ev->u.vm_state.engine;
+	p->engine_term = ev->u.vm_state.term;
 	p->unlink_sent = 0;
 	if (p->health == PAIR_VM_NONE)
 		p->health = PAIR_VM_OK;
@@ -314,8 +315,7 @@ static void on_stored(struct pair *p, const struct pair_event *ev,
 	pm_log(out, LOG_LVL_ERR, "the record could not be written; trying again");
 }
 
-static void give_or_close(struct pair *p, int give, int primary, uint64_t term,
-			  struct pair_actions *out)
+static void give_or_close(int give, int primary, uint64_t term, struct pair_actions *out)
 {
 	struct pair_action *a =
 		pm_emit(out, give ? PAIR_DO_LINK_GIVE : PAIR_DO_LINK_CLOSE);
@@ -334,8 +334,7 @@ static void on_connect_end(struct pair *p, int connected, struct pair_actions *o
 	if (p->connect_backoff > p->prm.backoff_max_ns)
 		p->connect_backoff = p->prm.backoff_max_ns;
 	if (connected)
-		give_or_close(p,
-			      p->state == PAIR_RUNNING_ALONE &&
+		give_or_close(p->state == PAIR_RUNNING_ALONE &&
 				      p->engine == PAIR_ENG_ALONE &&
 				      p->term == p->connect_term,
 			      1, p->connect_term, out);
@@ -355,7 +354,7 @@ static void on_incoming(struct pair *p, uint64_t term, struct pair_actions *out)
 		p->rec = (struct pair_record){.term = term, .wanted = 1};
 		p->want_store = 1;
 	}
-	give_or_close(p, take, 0, term, out);
+	give_or_close(take, 0, term, out);
 }
 
 void pm_on_link(struct pair *p, const struct pair_event *ev, struct pair_actions *out)
