@@ -11,7 +11,7 @@ set -euo pipefail
 . "$lab_tests/addresses.sh"
 
 out=$lab_cache/guest
-image_size=1G
+image_size=512M
 packages=(systemd-sysv udev dbus login passwd iproute2 redis-server linux-image-cloud-amd64
 	initramfs-tools zstd)
 # Jobs that a short-lived guest has no use for; each would only make its boot longer, and an

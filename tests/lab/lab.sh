@@ -51,30 +51,35 @@ lab_remove_leftovers() {
 	local dir pid
 	for dir in "$lab_cache"/run.*; do
 		pid=${dir##*.}
-		[ -d "$dir" ] && [ ! -d "/proc/$pid" ] || continue
+		if [ ! -d "$dir" ] || [ -d "/proc/$pid" ]; then
+			continue
+		fi
 		rm -rf "$dir"
 		ip netns delete "rhea-lab-$pid" 2>/dev/null || true
 	done
 }
 
 lab_end() {
-	local status=$? host
+	local status=$? log
 	trap - EXIT INT TERM HUP
-	for host in "${!host_pid[@]}"; do
-		kill -KILL "${host_pid[$host]}" 2>/dev/null || true
-	done
-	[ ${#lab_pids[@]} = 0 ] || kill -KILL "${lab_pids[@]}" 2>/dev/null || true
-	wait 2>/dev/null || true
+	if [ ${#lab_pids[@]} -gt 0 ]; then
+		kill -KILL "${lab_pids[@]}" 2>/dev/null || true
+		wait_until 10 lab_is_quiet || true
+	fi
 	if [ $status != 0 ] && [ -n "${LAB_KEEP_LOGS:-}" ]; then
 		mkdir -p "$LAB_KEEP_LOGS"
-		find "$lab_dir" -name '*.log' | while read -r host; do
-			cp "$host" "$LAB_KEEP_LOGS/$(basename "$(dirname "$host")")-${host##*/}"
-		done
+		while read -r log; do
+			cp "$log" "$LAB_KEEP_LOGS/$(basename "$(dirname "$log")")-${log##*/}"
+		done < <(find "$lab_dir" -name '*.log')
 		echo "the logs of this run are in $LAB_KEEP_LOGS" >&2
 	fi
 	ip netns delete "$lab_ns" 2>/dev/null || true
 	rm -rf "$lab_dir"
 	exit "$status"
+}
+
+lab_is_quiet() {
+	! kill -0 "${lab_pids[@]}" 2>/dev/null
 }
 
 lab_add_bridge() {
@@ -94,6 +99,7 @@ lab_spawn() {
 	nsenter --net="/run/netns/$lab_ns" setpriv --pdeathsig KILL "$@" \
 		> "$lab_dir/$name.log" 2>&1 < /dev/null &
 	spawned=$!
+	disown "$spawned" # bash would announce its death on the terminal
 	lab_pids+=("$spawned")
 }
 
@@ -114,7 +120,7 @@ host_start() {
 	# shellcheck disable=SC2086 # words are wanted
 	lab_spawn "host-$host" qemu-system-x86_64 -name "rhea-lab-$host" -nodefaults -no-user-config \
 		-M q35 -accel tcg,thread=multi -cpu max,+svm -smp 2 -m "$host_memory" -display none \
-		-no-reboot -serial "file:$dir/console.log" -kernel "$lab_cache/kernel/vmlinux" \
+		-no-reboot -serial "file:$dir/power-on.log" -kernel "$lab_cache/kernel/vmlinux" \
 		-initrd "$lab_cache/kernel/initrd" -append "console=ttyS0 panic=-1 quiet mitigations=off \
 		rhea.host=$host rhea.lab=$lab_tests rhea.cache=$lab_cache" \
 		-virtfs "local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap" \
@@ -128,23 +134,27 @@ host_is_alive() {
 	kill -0 "${host_pid[$1]}" 2>/dev/null
 }
 
+host_is_gone() {
+	! host_is_alive "$1"
+}
+
 host_is_up() {
 	[ -e "$lab_dir/$1/up" ] || ! host_is_alive "$1"
 }
 
 host_wait() {
 	if ! wait_until 90 host_is_up "$1" || ! host_is_alive "$1"; then
-		tail -n 20 "$lab_dir/host-$1.log" "$lab_dir/$1/console.log" >&2
+		tail -n 20 "$lab_dir/host-$1.log" "$lab_dir/$1/power-on.log" >&2
 		die "host $1 did not come up"
 	fi
 }
 
 host_kill() {
-	kill -KILL "${host_pid[$1]}"
-	wait "${host_pid[$1]}" 2>/dev/null || true
+	kill -KILL "${host_pid[$1]}" 2>/dev/null || true
+	wait_until 10 host_is_gone "$1"
 }
 
-# Keep-alive, because a host that lost power does not say that it closes.
+# With $host_patience set, a command that is silent for so many seconds is given up. Keep-alive,
 host_agent() {
 	echo "$mgmt_net.$(host_number "$1"):$agent_port,keepalive,keepidle=5,keepintvl=5,keepcnt=3"
 }
@@ -154,8 +164,10 @@ host_agent() {
 host_run() {
 	local host=$1 id=$BASHPID.$RANDOM status
 	shift
+	host_is_alive "$host" || return 255
+	# shellcheck disable=SC2086 # words are wanted
 	printf '%s\n%s\n' "$id" "$*" |
-		lab_in socat -t 86400 - "TCP:$(host_agent "$host")" || true
+		lab_in socat -t 86400 ${host_patience:+-T $host_patience} - "TCP:$(host_agent "$host")" || true
 	status=$(cat "$lab_dir/$host/run/$id" 2>/dev/null) || status=255
 	return "${status:-255}"
 }

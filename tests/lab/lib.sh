@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # the paths are for those who source this
 # What all lab scripts share: paths, messages with progress, cached build steps.
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -71,7 +71,7 @@ make_once() {
 		return
 	fi
 	mkdir -p "$lab_cache"
-	exec 9> "$out.lock"
+	exec 9> "${out:?}.lock"
 	flock 9
 	[ "$(cat "$out/stamp" 2>/dev/null)" = "$(stamp)" ] || step "$2" "$BASH" "$0" --make
 	exec 9>&-

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+# Rhea on the two hosts of a lab: one config, etcd on the clients' side, the guest with its disk.
+#
+#   rhea_begin                lab, hosts and etcd up, one rhead on each host
+#   rhea_ctl HOST ARGS...     rheactl there
+#   rhea_vm HOST              its view of the VM, as compact JSON; empty if it does not answer
+#   rhea_is HOST FILTER       whether a jq filter holds for that view
+#   rhea_boot_guest           VM started on A, its redis answers, protected to B
+#   rhea_stop_guest HOST      power button, until it is off
+#   disk_counter IMAGE KEY    what redis left on a disk for a counter
+
+# shellcheck source=tests/lab/lab.sh
+. "${BASH_SOURCE[0]%/*}/lab.sh"
+
+vm=guest
+guest_cmdline="console=ttyS0 root=/dev/vda rw quiet net.ifnames=0 mitigations=off apparmor=0 audit=0 \
+systemd.show_status=no fsck.mode=skip panic=-1"
+
+# Both hosts' heartbeats go over the pair's own wire and over the clients' network.
+rhea_config() {
+	local host comma=,
+	echo "pair = { name = \"lab\"; key = \"$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')\"; };"
+	echo "hosts = ("
+	for host in a b; do
+		cat <<-C
+			  { name = "$host"; replication = "$repl_net.$(host_number $host):7700";
+			    heartbeat = ( "$repl_net.$(host_number $host):7701",
+			                  "$client_net.$(host_number $host):7701" ); }$comma
+		C
+		comma=
+	done
+	cat <<-C
+		);
+		arbiter = { kind = "etcd"; endpoints = ( "http://$client_ip:$etcd_port" ); };
+		heartbeat = { interval_ms = ${HEARTBEAT_MS:-100}; missed = ${HEARTBEAT_MISSED:-10}; };
+		vms = ( {
+		  name = "$vm"; host = "a"; memory = "${GUEST_MEMORY:-256M}"; vcpus = ${GUEST_VCPUS:-1};
+		  kernel = "$lab_cache/guest/vmlinuz"; initrd = "$lab_cache/guest/initrd";
+		  cmdline = "$guest_cmdline"; interval_ms = ${EPOCH_MS:-25};
+		  disks = ( { path = "/dev/vda"; serial = "system"; } );
+		  nets = ( { tap = "vm0"; bridge = "br0"; mac = "$guest_mac"; } );
+		} );
+	C
+}
+
+etcd_is_up() {
+	lab_in curl -s -m 1 "http://$client_ip:$etcd_port/health" | grep -q true
+}
+
+# Its data is on a disk of this machine that the test does not cut: no need to wait for it.
+rhea_etcd() {
+	lab_spawn etcd etcd --data-dir "$lab_dir/etcd" --unsafe-no-fsync \
+		--listen-client-urls "http://$client_ip:$etcd_port" \
+		--advertise-client-urls "http://$client_ip:$etcd_port" \
+		--listen-peer-urls http://127.0.0.1:2380
+
+	wait_until 20 etcd_is_up || die "etcd does not answer: $(tail -n 5 "$lab_dir/etcd.log")"
+}
+
+rhea_hosts() {
+	local host
+	for host in a b; do
+		cp --sparse=always "$lab_cache/guest/disk.raw" "$lab_dir/$host.raw"
+		host_start $host "$lab_dir/$host.raw"
+	done
+	rhea_etcd
+	rhea_config > "$lab_dir/rhea.conf"
+	for host in a b; do
+		host_wait $host
+	done
+}
+
+rhea_daemon() {
+	install -m 600 "$lab_dir/rhea.conf" "$lab_dir/$1/rhea.conf"
+	host_spawn "$1" rhead "$B/rhead -c /lab/rhea.conf --host $1"
+}
+
+rhea_answers() {
+	rhea_ctl "$1" status > /dev/null 2>&1
+}
+
+rhea_begin() {
+	local host
+	lab_begin
+	"$lab_tests/guest-image.sh"
+	rhea_hosts
+	for host in a b; do
+		rhea_daemon $host
+	done
+	for host in a b; do
+		wait_until 20 rhea_answers $host || {
+			tail -n 20 "$lab_dir/$host/rhead.log" >&2
+			die "rhead on host $host does not answer"
+		}
+	done
+}
+
+rhea_ctl() {
+	local host=$1
+	shift
+	host_run "$host" "$B/rheactl $*"
+}
+
+rhea_vm() {
+	local host_patience=5
+	rhea_ctl "$1" status --json 2>/dev/null | jq -c '.vms[0]' 2>/dev/null || true
+}
+
+rhea_is() {
+	[ "$(rhea_vm "$1" | jq "$2" 2>/dev/null)" = true ]
+}
+
+redis_answers() {
+	[ "$(lab_in timeout 2 redis-cli -h "$guest_ip" ping 2>/dev/null)" = PONG ]
+}
+
+rhea_boot_guest() {
+	rhea_ctl a vm start $vm || die "the VM does not start"
+	host_spawn a console "script -qfc '$B/rheactl vm console $vm' /dev/null"
+	wait_until 120 redis_answers || {
+		tail -n 30 "$lab_dir/a/console.log" "$lab_dir/a/rhead.log" >&2
+		die "redis in the guest does not answer"
+	}
+	say "the guest's redis answers"
+	wait_until 60 rhea_is a '.protected' || {
+		tail -n 20 "$lab_dir/a/rhead.log" "$lab_dir/b/rhead.log" >&2
+		die "the guest is not protected"
+	}
+	say "the guest is protected: host b can carry on"
+}
+
+rhea_stop_guest() {
+	rhea_ctl "$1" vm stop $vm || return
+	wait_until 60 rhea_is "$1" '.running | not'
+}
+
+# Ends a host in good order: what it wrote to its disk is in the image then.
+host_off() {
+	host_run "$1" sync || return
+	host_kill "$1"
+}
+
+# disk_counter IMAGE KEY: redis' append-only file names each INCR; a new one begins with none.
+disk_counter() {
+	local files
+	files=$(mktemp -d)
+	debugfs -R "rdump /var/lib/redis/appendonlydir $files" "$1" > "$files/log" 2>&1
+	cat "$files"/appendonlydir/*.incr.aof |
+		awk -v RS='\r\n' -v key="$2" 'last == "INCR" && $0 == key { n++ }
+			!/^[$*]/ { last = $0 } END { print n + 0 }'
+	rm -rf "$files"
+}
