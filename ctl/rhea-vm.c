@@ -38,7 +38,7 @@ static int op_boot(struct vmm *m, json_t *msg, int fd, struct err *err)
 static int op_standby(struct vmm *m, json_t *msg, int fd, struct err *err)
 {
 	log_set_term(number(msg, "term"));
-	return vmm_be_standby(m, err);
+	return vmm_be_standby(m, number(msg, "term"), err);
 }
 
 static int op_link(struct vmm *m, json_t *msg, int fd, struct err *err)

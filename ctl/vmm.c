@@ -235,7 +235,7 @@ static void on_standby_state(void *arg, enum standby_state s, uint64_t term, int
 			      (json_int_t)term, "why", why ? why : "", "bye", bye));
 }
 
-int vmm_be_standby(struct vmm *m, struct err *err)
+int vmm_be_standby(struct vmm *m, uint64_t term, struct err *err)
 {
 	struct vmm_setup *s = &m->set;
 	struct standby_config cfg = {.vm = s->vm, .on_state = on_standby_state, .arg = m};
@@ -252,12 +252,14 @@ int vmm_be_standby(struct vmm *m, struct err *err)
 					 err);
 	if (rc)
 		return rc;
-	/* RAM and disks are whole before the machine that was using them is loaded. */
-	parts[0] = mem_standby(m->s_mem);
-	parts[1] = diskrep_standby_part(m->s_disk);
+	parts[0] = mach_standby(m->s_mach);
+	parts[1] = mem_standby(m->s_mem);
 	parts[2] = netbuf_standby_part(m->s_net);
-	parts[3] = mach_standby(m->s_mach);
-	return standby_create(&cfg, parts, 4, &m->standby, err);
+	parts[3] = diskrep_standby_part(m->s_disk);
+	rc = standby_create(&cfg, parts, 4, &m->standby, err);
+	if (!rc)
+		on_standby_state(m, SB_EMPTY, term, 0, "waiting for the primary");
+	return rc;
 }
 
 int vmm_activate(struct vmm *m, uint64_t term, struct err *err)

@@ -112,7 +112,7 @@ int vmm_build(struct vmm *m, struct err *err); /* the machine, from m->set */
 int vmm_run_io(struct vmm *m, struct err *err);
 void vmm_destroy(struct vmm *m);
 int vmm_boot(struct vmm *m, uint64_t term, struct err *err);
-int vmm_be_standby(struct vmm *m, struct err *err);
+int vmm_be_standby(struct vmm *m, uint64_t term, struct err *err);
 int vmm_activate(struct vmm *m, uint64_t term, struct err *err);
 /* The role and state in the words of vmproto.h. */
 void vmm_role(struct vmm *m, const char **role_out, const char **state_out,

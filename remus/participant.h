@@ -19,7 +19,7 @@
  * it captured for each epoch apart. capture may return a positive count: pages that it took,
  * for the statistics.
  *
- * On the standby, for each participant:
+ * On the standby, for each participant, in the same order as on the primary (HELLO compares):
  *
  *   hello                                  what the primary should know before it syncs
  *   record...                              stage, verify; touch neither RAM nor image for an
@@ -27,7 +27,8 @@
  *   check(i)                               END(i) came: is all of it here? no effect outside
  *   apply(i)                               after ACK(i) was sent: only forward from here
  *   drop                                   forget what belongs to epochs not acked
- *   activate                               after drop and the last apply: ready to run
+ *   activate                               after drop and the last apply: ready to run; in
+ *                                          reverse order, so the machine comes last
  *   teardown                               once
  */
 #ifndef REMUS_PARTICIPANT_H

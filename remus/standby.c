@@ -248,9 +248,10 @@ static int grant(struct standby *s, uint64_t term, int *link_up, struct err *err
 	return rc;
 }
 
+/* In reverse: the machine is first in the array, and is loaded once all that it uses is ready. */
 static int activate_parts(struct standby *s, struct err *err)
 {
-	for (unsigned i = 0; i < s->n; i++) {
+	for (unsigned i = s->n; i--;) {
 		int rc = s->part[i].ops->activate(s->part[i].self, err);
 
 		if (rc) {

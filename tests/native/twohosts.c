@@ -63,7 +63,7 @@ void th_fail(struct twohosts *p, const char *fmt, ...)
 	(void)vfprintf(stderr, fmt, ap);
 	(void)fprintf(stderr, "\n");
 	va_end(ap);
-	(void)sh("for f in %s/*.log; do echo \"--- $f\" >&2; tail -n 40 \"$f\" >&2; done",
+	(void)sh("for f in %s/[ab].log; do echo \"--- $f\" >&2; tail -n 40 \"$f\" >&2; done",
 		 p->dir);
 	th_down(p);
 	exit(1);
@@ -169,7 +169,7 @@ static void write_config(struct twohosts *p)
 	(void)fprintf(
 		f,
 		"heartbeat = { interval_ms = %u; missed = %u; };\n"
-		"vms = ( { name = \"v\"; host = \"a\"; memory = \"%uM\"; vcpus = %u;\n"
+		"vms = ( { name = \"v\"; host = \"a\"; memory = \"%uM\"; vcpus = %u; cpu = \"host\";\n"
 		"  kernel = \"%s\"; cmdline = \"%s\"; interval_us = %u; autostart = "
 		"true;\n"
 		"  disks = ( { path = { a = \"%s/disk.img\"; b = \"%s/disk.img\"; }; "
