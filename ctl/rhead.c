@@ -20,10 +20,6 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
-#ifndef RHEA_LIBEXEC
-#define RHEA_LIBEXEC "/usr/local/libexec/rhea"
-#endif
-
 enum { EXIT_USAGE = 2 };
 
 struct options {
@@ -76,7 +72,7 @@ static int parse_options(int argc, char **argv, struct options *o)
 			break;
 		case 'V':
 			o->say = "rhead " RHEA_VERSION "\n";
-				break;
+			break;
 		case 'h':
 			o->say = usage;
 			break;
@@ -92,22 +88,24 @@ static int parse_options(int argc, char **argv, struct options *o)
 	return EXIT_USAGE;
 }
 
-/* Beside rhead itself (a build tree), else where it was installed. */
+/* Beside rhead itself (a build tree), else ../libexec/rhea from there (installed). */
 static const char *find_vm_program(char path[PATH_MAX])
 {
-	ssize_t n = readlink("/proc/self/exe", path, PATH_MAX - sizeof("rhea-vm"));
+	static const char *const places[] = {"rhea-vm", "../libexec/rhea/rhea-vm"};
+	char dir[PATH_MAX];
+	ssize_t n = readlink("/proc/self/exe", dir, sizeof(dir) - 1);
 	char *slash;
 
-	if (n > 0) {
-		path[n] = 0;
-		slash = strrchr(path, '/');
-		if (slash) {
-			strcpy(slash + 1, "rhea-vm"); /* room was left for it */
-			if (!access(path, X_OK))
-				return path;
-		}
-	}
-	return RHEA_LIBEXEC "/rhea-vm";
+	dir[n > 0 ? n : 0] = 0;
+	slash = strrchr(dir, '/');
+	if (slash)
+		*slash = 0;
+	path[0] = 0;
+	for (unsigned i = 0; i < sizeof(places) / sizeof(places[0]); i++)
+		if (snprintf(path, PATH_MAX, "%s/%s", dir, places[i]) < PATH_MAX &&
+		    !access(path, X_OK))
+			break;
+	return path; /* the last place is named in the error when nothing is there */
 }
 
 static void on_signal(evutil_socket_t sig, short what, void *arg)
