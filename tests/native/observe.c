@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <net/if.h>
 #include <poll.h>
@@ -95,7 +96,7 @@ static void take(struct observer *o)
 	int host = from.sll_ifindex == o->ifindex[1];
 
 	if (n < (ssize_t)sizeof(f) || from.sll_pkttype == PACKET_OUTGOING ||
-	    f.magic != GP_MAGIC)
+	    f.ethertype != htons(GP_ETHERTYPE) || f.magic != GP_MAGIC)
 		return;
 	if (from.sll_ifindex != o->ifindex[host])
 		return;
@@ -120,7 +121,7 @@ static int open_socket(struct observer *o)
 	close(ns);
 	o->ifindex[0] = (int)if_nametoindex(o->port[0]);
 	o->ifindex[1] = (int)if_nametoindex(o->port[1]);
-	o->sock = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(GP_ETHERTYPE));
+	o->sock = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(ETH_P_ALL));
 	if (o->sock < 0 || !o->ifindex[0] || !o->ifindex[1])
 		return -1;
 	return setsockopt(o->sock, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof(bytes));
