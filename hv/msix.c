@@ -110,12 +110,13 @@ static int route(struct msix *m, unsigned v)
 {
 	int rc;
 
-	if (m->out[v].routed && m->out[v].addr == m->s.addr[v] && m->out[v].data == m->s.data[v])
+	if (m->out[v].routed && m->out[v].addr == m->s.addr[v] &&
+	    m->out[v].data == m->s.data[v])
 		return 0;
 	rc = irq_msi_route(m->out[v].irq, m->s.addr[v], m->s.data[v]);
 	if (rc) {
-		log_ratelimited(LOG_LVL_WARN, 1000, "msix: vector %u cannot be routed: %s", v,
-				strerror(-rc));
+		log_ratelimited(LOG_LVL_WARN, 1000,
+				"msix: vector %u cannot be routed: %s", v, strerror(-rc));
 		m->out[v].routed = 0;
 		return rc;
 	}
@@ -206,7 +207,8 @@ void msix_table_write(struct msix *m, uint64_t off, const void *data, unsigned l
 		return;
 	for (unsigned i = 0; i < len; i += 4)
 		entry_set(m, v, (unsigned)((off + i) % MSIX_ENTRY / 4),
-			  p[i] | p[i + 1] << 8 | p[i + 2] << 16 | (uint32_t)p[i + 3] << 24);
+			  p[i] | p[i + 1] << 8 | p[i + 2] << 16 |
+				  (uint32_t)p[i + 3] << 24);
 	update(m, v);
 }
 
@@ -248,7 +250,8 @@ int msix_load(struct msix *m, uint32_t instance, struct reader *r, struct err *e
 	if (rc)
 		return rc;
 	if (in.pending & ~known)
-		return err_set(err, -EBADMSG, "msix %u: pending vectors that do not exist", instance);
+		return err_set(err, -EBADMSG,
+			       "msix %u: pending vectors that do not exist", instance);
 	m->s = in;
 	m->ctrl = 0;
 	return 0;

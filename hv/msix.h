@@ -18,9 +18,9 @@ struct vm;
 enum {
 	MSIX_VECTORS_MAX = 32,
 	MSIX_CAP_ID = 0x11,
-	MSIX_CAP_LEN = 10,	 /* of the capability's body */
-	MSIX_CTRL_OFF = 2,	 /* of message control in the capability */
-	MSIX_ENTRY = 16,	 /* bytes of a table entry */
+	MSIX_CAP_LEN = 10, /* of the capability's body */
+	MSIX_CTRL_OFF = 2, /* of message control in the capability */
+	MSIX_ENTRY = 16,   /* bytes of a table entry */
 	MSIX_TABLE_SIZE = MSIX_VECTORS_MAX * MSIX_ENTRY,
 	MSIX_PBA_SIZE = 8,
 	MSIX_NO_VECTOR = 0xFFFF, /* virtio's "none"; never raised */

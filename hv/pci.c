@@ -106,7 +106,8 @@ static uint64_t bar_wanted(const struct pci_dev *d, unsigned bar)
 	if (b->is64)
 		addr |= (uint64_t)pci_cfg_get(d, CFG_BAR0 + 4 * bar + 4, 4) << 32;
 	/* The bridge forwards its window and nothing else: a BAR cannot hide RAM or an APIC. */
-	if (addr < LAYOUT_PCI_MMIO || addr > LAYOUT_PCI_MMIO + LAYOUT_PCI_MMIO_SIZE - b->size)
+	if (addr < LAYOUT_PCI_MMIO ||
+	    addr > LAYOUT_PCI_MMIO + LAYOUT_PCI_MMIO_SIZE - b->size)
 		return 0;
 	return addr;
 }
@@ -128,8 +129,8 @@ static void bar_map(struct pci_dev *d, unsigned bar, uint64_t at)
 
 	if (rc) {
 		log_ratelimited(LOG_LVL_WARN, 1000,
-				"pci slot %u: BAR %u not decoded at %#" PRIx64 ": %s", d->slot,
-				bar, at, strerror(-rc));
+				"pci slot %u: BAR %u not decoded at %#" PRIx64 ": %s",
+				d->slot, bar, at, strerror(-rc));
 		return;
 	}
 	b->at = at;
@@ -262,15 +263,17 @@ void pci_destroy(struct pci *pci)
 }
 
 /* Set bytes and their power-on value, and which bits the guest may write. */
-static void cfg_init(struct pci_dev *d, unsigned off, unsigned len, uint32_t v, uint32_t wmask)
+static void cfg_init(struct pci_dev *d, unsigned off, unsigned len, uint32_t v,
+		     uint32_t wmask)
 {
 	put(d->cfg + off, len, v);
 	put(d->initial + off, len, v);
 	put(d->wmask + off, len, wmask);
 }
 
-int pci_dev_create(struct pci *pci, const struct pci_id *id, const struct pci_dev_ops *ops,
-		   void *self, struct pci_dev **dev_out, struct err *err)
+int pci_dev_create(struct pci *pci, const struct pci_id *id,
+		   const struct pci_dev_ops *ops, void *self, struct pci_dev **dev_out,
+		   struct err *err)
 {
 	struct pci_dev *d;
 	unsigned slot = 0;
@@ -324,19 +327,24 @@ int pci_dev_bar(struct pci_dev *d, unsigned bar, uint32_t size, int is64,
 
 	if (bar + !!is64 >= PCI_BARS || d->bar[bar].size || size < PCI_BAR_MIN ||
 	    (size & (size - 1)))
-		return err_set(err, -EINVAL, "pci slot %u: BAR %u of %u bytes", d->slot, bar, size);
+		return err_set(err, -EINVAL, "pci slot %u: BAR %u of %u bytes", d->slot,
+			       bar, size);
 	at = (d->pci->window_next + size - 1) & ~(uint64_t)(size - 1);
 	if (at + size > end)
-		return err_set(err, -ENOSPC, "pci slot %u: no room for BAR %u", d->slot, bar);
+		return err_set(err, -ENOSPC, "pci slot %u: no room for BAR %u", d->slot,
+			       bar);
 	d->pci->window_next = at + size;
-	d->bar[bar] = (struct pci_bar){.size = size, .is64 = is64, .ops = ops, .self = self};
-	cfg_init(d, CFG_BAR0 + 4 * bar, 4, (uint32_t)at | (is64 ? BAR_64 : 0), ~(size - 1));
+	d->bar[bar] =
+		(struct pci_bar){.size = size, .is64 = is64, .ops = ops, .self = self};
+	cfg_init(d, CFG_BAR0 + 4 * bar, 4, (uint32_t)at | (is64 ? BAR_64 : 0),
+		 ~(size - 1));
 	if (is64)
 		cfg_init(d, CFG_BAR0 + 4 * bar + 4, 4, (uint32_t)(at >> 32), ~0u);
 	return 0;
 }
 
-int pci_dev_cap(struct pci_dev *d, uint8_t id, const void *body, const void *wmask, unsigned len)
+int pci_dev_cap(struct pci_dev *d, uint8_t id, const void *body, const void *wmask,
+		unsigned len)
 {
 	unsigned at = d->cap_next, end = at + 2 + len;
 
@@ -354,8 +362,8 @@ int pci_dev_cap(struct pci_dev *d, uint8_t id, const void *body, const void *wma
 	return (int)at;
 }
 
-void pci_bar_access(struct pci_dev *d, unsigned bar, uint64_t off, void *data, unsigned len,
-		    int write)
+void pci_bar_access(struct pci_dev *d, unsigned bar, uint64_t off, void *data,
+		    unsigned len, int write)
 {
 	const struct pci_bar *b = bar < PCI_BARS ? &d->bar[bar] : NULL;
 
@@ -393,7 +401,8 @@ int pci_dev_load(struct pci_dev *d, struct reader *r, struct err *err)
 		goto out;
 	for (unsigned i = 0; i < PCI_CFG_SIZE; i++)
 		if ((in->cfg[i] ^ d->initial[i]) & ~d->wmask[i]) {
-			rc = err_set(err, -EBADMSG, "pci slot %u: another kind of device (byte %#x)",
+			rc = err_set(err, -EBADMSG,
+				     "pci slot %u: another kind of device (byte %#x)",
 				     d->slot, i);
 			goto out;
 		}

@@ -46,8 +46,9 @@ int pci_create(struct vm *vm, struct pci **pci_out, struct err *err);
 void pci_destroy(struct pci *pci);
 
 /* A function in the next free slot. Borrows @ops and @self. Returns owned. 0, -ENOSPC, -ENOMEM. */
-int pci_dev_create(struct pci *pci, const struct pci_id *id, const struct pci_dev_ops *ops,
-		   void *self, struct pci_dev **dev_out, struct err *err);
+int pci_dev_create(struct pci *pci, const struct pci_id *id,
+		   const struct pci_dev_ops *ops, void *self, struct pci_dev **dev_out,
+		   struct err *err);
 /* Takes its BARs off the bus without a bar_moved(). NULL is fine. */
 void pci_dev_destroy(struct pci_dev *d);
 unsigned pci_dev_slot(const struct pci_dev *d);
@@ -58,7 +59,8 @@ int pci_dev_bar(struct pci_dev *d, unsigned bar, uint32_t size, int is64,
 		const struct bus_ops *ops, void *self, struct err *err);
 /* Append a capability: @id, the link, then @len bytes of @body, of which the bits set in @wmask
  * (NULL: none) are the guest's to write. Returns its offset or -ENOSPC. */
-int pci_dev_cap(struct pci_dev *d, uint8_t id, const void *body, const void *wmask, unsigned len);
+int pci_dev_cap(struct pci_dev *d, uint8_t id, const void *body, const void *wmask,
+		unsigned len);
 
 /* Little-endian value of @len (1, 2 or 4) bytes at @off, whatever the guest may write there.
  * A new value set this way is the power-on value only before the guest runs. */
@@ -66,8 +68,8 @@ uint32_t pci_cfg_get(const struct pci_dev *d, unsigned off, unsigned len);
 void pci_cfg_set(struct pci_dev *d, unsigned off, unsigned len, uint32_t v);
 /* An access of the function to one of its own BARs (for virtio's access by configuration space).
  * Out of bounds: reads give ones, writes are dropped. */
-void pci_bar_access(struct pci_dev *d, unsigned bar, uint64_t off, void *data, unsigned len,
-		    int write);
+void pci_bar_access(struct pci_dev *d, unsigned bar, uint64_t off, void *data,
+		    unsigned len, int write);
 
 void pci_dev_reset(struct pci_dev *d);
 int pci_dev_save(const struct pci_dev *d, struct buf *b);

@@ -105,7 +105,8 @@ static void push(struct raw *w)
 	struct io_uring_sqe *sqe;
 	int r;
 
-	while (w->head && w->in_ring < RING_ENTRIES && (sqe = io_uring_get_sqe(&w->ring))) {
+	while (w->head && w->in_ring < RING_ENTRIES &&
+	       (sqe = io_uring_get_sqe(&w->ring))) {
 		struct blk_req *req = w->head;
 
 		w->head = req->next;
@@ -166,8 +167,10 @@ static void complete(struct raw *w, struct blk_req *r, int res)
 	}
 	/* A file system without holes is told to the guest, not to the operator. */
 	if (status && status != -EOPNOTSUPP)
-		log_ratelimited(LOG_LVL_ERR, 1000, "disk: operation %d at %llu, %u bytes: error %d",
-				(int)r->op, (unsigned long long)r->offset, r->len, -status);
+		log_ratelimited(LOG_LVL_ERR, 1000,
+				"disk: operation %d at %llu, %u bytes: error %d",
+				(int)r->op, (unsigned long long)r->offset, r->len,
+				-status);
 	r->done(r, status);
 }
 
@@ -275,7 +278,8 @@ static int find_size(struct raw *w, struct err *err)
 	if (S_ISREG(st.st_mode))
 		n = (uint64_t)st.st_size;
 	else if (!S_ISBLK(st.st_mode))
-		return err_set(err, -EINVAL, "disk image: neither a file nor a block device");
+		return err_set(err, -EINVAL,
+			       "disk image: neither a file nor a block device");
 	else if (ioctl(w->fd, BLKGETSIZE64, &n))
 		return err_sys(err, -errno, "disk image: size of the block device");
 	w->bytes = n & ~(uint64_t)(SECTOR - 1);
@@ -297,8 +301,8 @@ static int ring_create(struct raw *w, struct err *err)
 	r = io_uring_register_eventfd(&w->ring, w->event_fd);
 	if (r)
 		return err_sys(err, r, "disk image: eventfd of the ring");
-	w->ev = event_new(loop_base(w->loop), w->event_fd, EV_READ | EV_PERSIST, on_completion,
-			  w);
+	w->ev = event_new(loop_base(w->loop), w->event_fd, EV_READ | EV_PERSIST,
+			  on_completion, w);
 	w->retry = evtimer_new(loop_base(w->loop), on_retry, w);
 	if (!w->ev || !w->retry || event_add(w->ev, NULL))
 		return err_set(err, -ENOMEM, "disk image: events");

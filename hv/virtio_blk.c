@@ -34,7 +34,14 @@ enum {
 	F_DISCARD = 13,
 	F_WRITE_ZEROES = 14,
 };
-enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
+enum {
+	T_IN = 0,
+	T_OUT = 1,
+	T_FLUSH = 4,
+	T_GET_ID = 8,
+	T_DISCARD = 11,
+	T_WRITE_ZEROES = 13
+};
 enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2 };
 
 enum {
@@ -107,7 +114,7 @@ struct vblk {
 	struct vreq_list flight, unused;
 	uint64_t flight_bytes;
 	unsigned disowned;
-	int stalled; /* the queue has more than we had room for */
+	int stalled;		   /* the queue has more than we had room for */
 	struct parsed again[REQS]; /* loaded, to be issued again */
 	unsigned n_again, at_again;
 	struct vreq req[REQS];
@@ -140,7 +147,8 @@ static void req_free(struct vblk *d, struct vreq *q)
 }
 
 /* Answer a chain with @status; @written bytes of data are in place before it. */
-static void answer(struct vblk *d, const struct virtq_chain *c, uint8_t status, uint32_t written)
+static void answer(struct vblk *d, const struct virtq_chain *c, uint8_t status,
+		   uint32_t written)
 {
 	struct virtq *vq = vpci_queue(d->v, 0);
 
@@ -148,6 +156,13 @@ static void answer(struct vblk *d, const struct virtq_chain *c, uint8_t status, 
 	(void)virtq_write(vq, c, c->in_len - 1, &status, 1);
 	virtq_push(vq, c->head, written + 1);
 	vpci_notify(d->v, 0);
+}
+
+static uint8_t answer_to(int rc)
+{
+	if (rc == -EOPNOTSUPP)
+		return S_UNSUPP;
+	return rc ? S_IOERR : S_OK;
 }
 
 static void disowned_done(struct vblk *d, struct vreq *q)
@@ -172,8 +187,7 @@ static void on_done(struct blk_req *r, int status)
 	if (status == 0 && r->op == BLK_READ)
 		written = (uint32_t)virtq_write(vpci_queue(d->v, 0), &q->chain, 0,
 						r->data->bytes, r->len);
-	answer(d, &q->chain, status == 0 ? S_OK : status == -EOPNOTSUPP ? S_UNSUPP : S_IOERR,
-	       written);
+	answer(d, &q->chain, answer_to(status), written);
 	req_free(d, q);
 	if (d->stalled) {
 		d->stalled = 0;
@@ -181,19 +195,25 @@ static void on_done(struct blk_req *r, int status)
 	}
 }
 
+static uint64_t len_max(enum blk_op op)
+{
+	if (op == BLK_DISCARD)
+		return (uint64_t)DISCARD_SECTORS * SECTOR;
+	if (op == BLK_ZEROES)
+		return (uint64_t)ZEROES_SECTORS * SECTOR;
+	return REQ_BYTES;
+}
+
 /* What the backend may be asked: all within the disk, whole sectors, of bounded size. */
 static int parsed_ok(const struct vblk *d, const struct parsed *p)
 {
-	uint64_t max = p->op == BLK_DISCARD  ? (uint64_t)DISCARD_SECTORS * SECTOR
-		       : p->op == BLK_ZEROES ? (uint64_t)ZEROES_SECTORS * SECTOR
-					     : REQ_BYTES;
-
 	if (p->op == BLK_FLUSH)
 		return p->len == 0;
 	if (p->op > BLK_ZEROES || (p->op != BLK_READ && d->read_only))
 		return 0;
-	return p->len <= max && p->len % SECTOR == 0 && p->offset % SECTOR == 0 &&
-	       p->len <= d->bytes && p->offset <= d->bytes - p->len;
+	return p->len <= len_max(p->op) && p->len % SECTOR == 0 &&
+	       p->offset % SECTOR == 0 && p->len <= d->bytes &&
+	       p->offset <= d->bytes - p->len;
 }
 
 /* Hand q->p, checked, with q->chain to the backend. */
@@ -248,7 +268,8 @@ static int parse_range(const struct virtq_chain *c, int discard, struct parsed *
 	return S_OK;
 }
 
-static int parse_data(const struct virtq_chain *c, int write, uint64_t sector, struct parsed *p)
+static int parse_data(const struct virtq_chain *c, int write, uint64_t sector,
+		      struct parsed *p)
 {
 	uint64_t len = write ? c->out_len - sizeof(struct head_wire) : c->in_len - 1;
 
@@ -372,7 +393,7 @@ static void vblk_reset(void *self)
 	struct vblk *d = self;
 	struct vreq *q;
 
-	TAILQ_FOREACH(q, &d->flight, link) {
+	for (q = TAILQ_FIRST(&d->flight); q; q = TAILQ_NEXT(q, link)) {
 		d->disowned += q->state == VREQ_FLIGHT;
 		q->state = VREQ_DISOWNED;
 	}
@@ -388,11 +409,11 @@ static int vblk_save(void *self, uint32_t instance, struct buf *b)
 	struct vreq *q;
 	int rc;
 
-	TAILQ_FOREACH(q, &d->flight, link)
+	for (q = TAILQ_FIRST(&d->flight); q; q = TAILQ_NEXT(q, link))
 		s.flight += q->state == VREQ_FLIGHT;
 	rc = state_save(b, &vblk_table, instance, &s);
-	TAILQ_FOREACH(q, &d->flight, link)
-		if (!rc && q->state == VREQ_FLIGHT)
+	for (q = TAILQ_FIRST(&d->flight); !rc && q; q = TAILQ_NEXT(q, link))
+		if (q->state == VREQ_FLIGHT)
 			rc = state_save(b, &req_table, instance << 16 | i++, &q->p);
 	for (unsigned k = d->at_again; !rc && k < d->n_again; k++)
 		rc = state_save(b, &req_table, instance << 16 | i++, &d->again[k]);
@@ -408,8 +429,9 @@ static int vblk_load(void *self, uint32_t instance, struct reader *r, struct err
 	if (rc)
 		return rc;
 	if (s.flight > REQS)
-		return err_set(err, -EBADMSG, "%u requests in flight, at most %d are possible",
-			       s.flight, REQS);
+		return err_set(err, -EBADMSG,
+			       "%u requests in flight, at most %d are possible", s.flight,
+			       REQS);
 	for (uint32_t i = 0; i < s.flight; i++) {
 		struct parsed p = {0};
 
@@ -417,7 +439,8 @@ static int vblk_load(void *self, uint32_t instance, struct reader *r, struct err
 		if (rc)
 			return rc;
 		if (!parsed_ok(d, &p))
-			return err_set(err, -EBADMSG, "request %u does not fit the disk", i);
+			return err_set(err, -EBADMSG, "request %u does not fit the disk",
+				       i);
 		d->again[i] = p;
 	}
 	d->n_again = s.flight;
@@ -472,9 +495,10 @@ static void fill_cfg(struct vblk *d)
 int vblk_create(struct vm *vm, struct blk blk, const char *serial, int read_only,
 		struct vblk **dev_out, struct err *err)
 {
-	uint64_t features = 1ull << F_SIZE_MAX | 1ull << F_SEG_MAX | 1ull << F_BLK_SIZE |
-			    1ull << F_FLUSH |
-			    (read_only ? 1ull << F_RO : 1ull << F_DISCARD | 1ull << F_WRITE_ZEROES);
+	uint64_t features =
+		1ull << F_SIZE_MAX | 1ull << F_SEG_MAX | 1ull << F_BLK_SIZE |
+		1ull << F_FLUSH |
+		(read_only ? 1ull << F_RO : 1ull << F_DISCARD | 1ull << F_WRITE_ZEROES);
 	struct vblk *d = calloc(1, sizeof(*d));
 	int rc;
 

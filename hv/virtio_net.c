@@ -65,7 +65,7 @@ struct vnet {
 	struct cfg_wire cfg;
 	int tx_stopped;
 	unsigned offloads; /* that the tap was told of */
-	size_t rx_len; /* of a frame in rx_buf that found no room yet */
+	size_t rx_len;	   /* of a frame in rx_buf that found no room yet */
 	uint8_t rx_buf[HDR + FRAME_MAX];
 	struct virtq_chain chain[RX_BUFS];
 };
@@ -104,7 +104,8 @@ static int tx_one(struct vnet *d, const struct virtq_chain *c)
 		return -EINVAL;
 	rc = d->out.frame(d->out.self, c->seg, (int)c->n_out);
 	if (rc && rc != -EAGAIN)
-		log_ratelimited(LOG_LVL_WARN, 10000, "net: a frame was dropped on its way out: %s",
+		log_ratelimited(LOG_LVL_WARN, 10000,
+				"net: a frame was dropped on its way out: %s",
 				strerror(-rc));
 	return rc;
 }
@@ -149,9 +150,12 @@ static void tx(struct vnet *d)
 /* Pop chains until they hold the frame; returns how many, 0 if there is no room now. */
 static unsigned rx_room(struct vnet *d, struct virtq *q, size_t len)
 {
-	unsigned max = vpci_has(d->v, F_MRG_RXBUF) ? RX_BUFS : 1, n = 0;
+	unsigned n = 0, max = 1;
 	uint64_t room = 0;
 
+	/* More than the ring holds will never be posted at once. */
+	if (vpci_has(d->v, F_MRG_RXBUF))
+		max = q->size < RX_BUFS ? q->size : RX_BUFS;
 	while (n < max && room < len) {
 		int rc = virtq_pop(q, &d->chain[n]);
 
@@ -161,8 +165,8 @@ static unsigned rx_room(struct vnet *d, struct virtq *q, size_t len)
 			vpci_broken(d->v);
 			return 0;
 		}
-		/* Asked for before they are put back: the driver's next buffer has to kick, and it is
-		 * the one behind those that are too few. */
+		/* Asked for before they are put back: the buffer that has to kick is the one
+		 * behind those that are too few. */
 		if (rc == 0 && !virtq_wait(q))
 			break;
 		if (rc > 0)
@@ -183,7 +187,8 @@ static void rx_deliver(struct vnet *d, struct virtq *q, unsigned n)
 	d->rx_buf[HDR_NUM_BUFFERS] = (uint8_t)n;
 	d->rx_buf[HDR_NUM_BUFFERS + 1] = 0;
 	for (unsigned i = 0; i < n; i++) {
-		size_t part = virtq_write(q, &d->chain[i], 0, d->rx_buf + done, d->rx_len - done);
+		size_t part = virtq_write(q, &d->chain[i], 0, d->rx_buf + done,
+					  d->rx_len - done);
 
 		virtq_fill(q, i, d->chain[i].head, (uint32_t)part);
 		done += part;
@@ -204,7 +209,7 @@ static int rx_one(struct vnet *d, struct virtq *q)
 	if (room >= d->rx_len) {
 		rx_deliver(d, q, n);
 	} else {
-		/* Longer than any buffer of this driver will be: as on a wire with a smaller MTU. */
+		/* Longer than this driver can take: as on a wire with a smaller MTU. */
 		while (n--)
 			virtq_unpop(q);
 	}
@@ -229,7 +234,8 @@ static int rx_some(struct vnet *d)
 			return 0;
 		r = read(d->tap, d->rx_buf, sizeof(d->rx_buf));
 		if (r < 0 && errno != EAGAIN && errno != EINTR)
-			log_ratelimited(LOG_LVL_WARN, 10000, "net: the tap gives no frames: %s",
+			log_ratelimited(LOG_LVL_WARN, 10000,
+					"net: the tap gives no frames: %s",
 					strerror(errno));
 		if (r <= 0)
 			return 1;
@@ -238,8 +244,8 @@ static int rx_some(struct vnet *d)
 	return 1;
 }
 
-/* Frames to the guest; then watch the tap only if the guest has buffers: else it would wake us
- * all the time. A kick of the queue brings us here again. */
+/* Frames to the guest; then watch the tap only if the guest has buffers: else it would wake
+ * us all the time. A kick of the queue brings us here again. */
 static void rx(struct vnet *d)
 {
 	int watch = rx_ready(d) && rx_some(d) ? EV_READ : 0;
@@ -248,7 +254,8 @@ static void rx(struct vnet *d)
 	if (watch != event_pending(d->rx_ev, EV_READ, NULL))
 		rc = watch ? event_add(d->rx_ev, NULL) : event_del(d->rx_ev);
 	if (rc)
-		log_ratelimited(LOG_LVL_ERR, 1000, "net: the tap's event cannot be changed");
+		log_ratelimited(LOG_LVL_ERR, 1000,
+				"net: the tap's event cannot be changed");
 	if (rx_ready(d))
 		vpci_notify(d->v, Q_RX);
 }
@@ -374,8 +381,8 @@ int vnet_create(struct vm *vm, int tap_fd, const uint8_t mac[6], struct vnet **d
 {
 	const uint64_t features = 1ull << F_CSUM | 1ull << F_GUEST_CSUM | 1ull << F_MAC |
 				  1ull << F_GUEST_TSO4 | 1ull << F_GUEST_TSO6 |
-				  1ull << F_HOST_TSO4 | 1ull << F_HOST_TSO6 | 1ull << F_MRG_RXBUF |
-				  1ull << F_STATUS;
+				  1ull << F_HOST_TSO4 | 1ull << F_HOST_TSO6 |
+				  1ull << F_MRG_RXBUF | 1ull << F_STATUS;
 	struct vnet *d = calloc(1, sizeof(*d));
 	int rc;
 
@@ -393,7 +400,8 @@ int vnet_create(struct vm *vm, int tap_fd, const uint8_t mac[6], struct vnet **d
 	d->cfg.status = le16_of(LINK_UP);
 	rc = events_create(d, err);
 	if (!rc)
-		rc = vpci_create(vm, &vnet_ops, d, features, &d->cfg, sizeof(d->cfg), &d->v, err);
+		rc = vpci_create(vm, &vnet_ops, d, features, &d->cfg, sizeof(d->cfg),
+				 &d->v, err);
 	if (rc) {
 		vnet_destroy(d);
 		return rc;

@@ -43,7 +43,8 @@ enum {
 	NOTIFY_STRIDE = 4,
 };
 _Static_assert((int)MSIX_TABLE_SIZE <= WIN_PBA - WIN_TABLE, "the table fits its window");
-_Static_assert((int)VIRTIO_QUEUES_MAX < (int)MSIX_VECTORS_MAX, "a vector for each queue and one");
+_Static_assert((int)VIRTIO_QUEUES_MAX < (int)MSIX_VECTORS_MAX,
+	       "a vector for each queue and one");
 
 /* Body of a capability, behind its id and link. */
 struct cap_wire {
@@ -153,7 +154,8 @@ void vpci_broken(struct vpci *v)
 {
 	if (v->regs.status & VIRTIO_NEEDS_RESET)
 		return;
-	log_ratelimited(LOG_LVL_WARN, 1000, "%s %u: the driver broke the ring's rules; it needs a reset",
+	log_ratelimited(LOG_LVL_WARN, 1000,
+			"%s %u: the driver broke the ring's rules; it needs a reset",
 			v->ops->name, v->instance);
 	v->regs.status |= VIRTIO_NEEDS_RESET;
 	raise_vector(v, v->regs.config_vector, ISR_CONFIG);
@@ -262,7 +264,8 @@ static void cfg_access(struct vpci *v, int write)
 		return;
 	for (unsigned i = 0; i < sizeof(p); i++)
 		p[i] = (uint8_t)(val >> (8 * i));
-	pci_bar_access(v->pci, pci_cfg_get(v->pci, at + ACCESS_BAR, 1), off, p, len, write);
+	pci_bar_access(v->pci, pci_cfg_get(v->pci, at + ACCESS_BAR, 1), off, p, len,
+		       write);
 	if (!write)
 		for (unsigned i = 0; i < len; i++)
 			pci_cfg_set(v->pci, at + ACCESS_DATA + i, 1, p[i]);
@@ -281,8 +284,8 @@ static void on_cfg_write(void *self, unsigned off, unsigned len)
 	struct vpci *v = self;
 
 	if (overlaps(off, len, v->cap_msix + MSIX_CTRL_OFF, 2))
-		msix_control(v->msix,
-			     (uint16_t)pci_cfg_get(v->pci, v->cap_msix + MSIX_CTRL_OFF, 2));
+		msix_control(v->msix, (uint16_t)pci_cfg_get(
+					      v->pci, v->cap_msix + MSIX_CTRL_OFF, 2));
 	if (overlaps(off, len, v->cap_access + ACCESS_DATA, 4))
 		cfg_access(v, 1);
 }
@@ -295,8 +298,8 @@ static void ioeventfds(struct vpci *v, uint64_t bar_at, int assign)
 
 		/* Not lost then, only slower: bar_write() kicks. */
 		if (rc)
-			log_warn("%s %u: ioeventfd of queue %u: %s", v->ops->name, v->instance, i,
-				 strerror(-rc));
+			log_warn("%s %u: ioeventfd of queue %u: %s", v->ops->name,
+				 v->instance, i, strerror(-rc));
 	}
 }
 
@@ -314,7 +317,8 @@ static const struct pci_dev_ops pci_ops = {
 	.bar_moved = on_bar_moved,
 };
 
-static int cap_add(struct vpci *v, unsigned type, uint32_t off, uint32_t len, uint32_t extra)
+static int cap_add(struct vpci *v, unsigned type, uint32_t off, uint32_t len,
+		   uint32_t extra)
 {
 	int has_extra = type == CAP_NOTIFY || type == CAP_PCI_CFG;
 	struct cap_wire w = {
@@ -332,7 +336,8 @@ static int cap_add(struct vpci *v, unsigned type, uint32_t off, uint32_t len, ui
 		.extra = le32_of(~0u),
 	};
 
-	return pci_dev_cap(v->pci, CAP_VENDOR, &w, type == CAP_PCI_CFG ? &mask : NULL, w.len - 2u);
+	return pci_dev_cap(v->pci, CAP_VENDOR, &w, type == CAP_PCI_CFG ? &mask : NULL,
+			   w.len - 2u);
 }
 
 static int caps_add(struct vpci *v, struct err *err)
@@ -352,7 +357,8 @@ static int caps_add(struct vpci *v, struct err *err)
 		rc = cap_add(v, CAP_DEVICE, WIN_DEVICE, v->cfg_len, 0);
 	access = rc < 0 ? rc : cap_add(v, CAP_PCI_CFG, 0, 0, 0);
 	if (access < 0)
-		return err_set(err, access, "%s: no room for its capabilities", v->ops->name);
+		return err_set(err, access, "%s: no room for its capabilities",
+			       v->ops->name);
 	v->cap_msix = (unsigned)msix;
 	v->cap_access = (unsigned)access;
 	return 0;
@@ -367,10 +373,11 @@ static int kickers_create(struct vpci *v, struct err *err)
 		k->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 		if (k->fd < 0)
 			return err_sys(err, -errno, "%s: eventfd", v->ops->name);
-		k->ev = event_new(loop_base(vm_loop(v->vm)), k->fd, EV_READ | EV_PERSIST, on_kick,
-				  k);
+		k->ev = event_new(loop_base(vm_loop(v->vm)), k->fd, EV_READ | EV_PERSIST,
+				  on_kick, k);
 		if (!k->ev || event_add(k->ev, NULL))
-			return err_set(err, -ENOMEM, "%s: event of queue %u", v->ops->name, i);
+			return err_set(err, -ENOMEM, "%s: event of queue %u",
+				       v->ops->name, i);
 	}
 	return 0;
 }
@@ -451,7 +458,8 @@ static int vpci_load(void *self, struct reader *r, struct err *err)
 	rc = load_sections(v, r, err);
 	if (rc)
 		return err_ctx(err, "%s %u", v->ops->name, v->instance);
-	msix_control(v->msix, (uint16_t)pci_cfg_get(v->pci, v->cap_msix + MSIX_CTRL_OFF, 2));
+	msix_control(v->msix,
+		     (uint16_t)pci_cfg_get(v->pci, v->cap_msix + MSIX_CTRL_OFF, 2));
 	return 0;
 }
 
@@ -476,8 +484,12 @@ static struct vpci *vpci_new(struct vm *vm, const struct virtio_ops *ops, void *
 
 	if (!v)
 		return NULL;
-	*v = (struct vpci){
-		.vm = vm, .ops = ops, .self = self, .cfg = cfg, .cfg_len = cfg_len, .live = 1};
+	*v = (struct vpci){.vm = vm,
+			   .ops = ops,
+			   .self = self,
+			   .cfg = cfg,
+			   .cfg_len = cfg_len,
+			   .live = 1};
 	v->dev_ops = (struct vm_device_ops){
 		.name = ops->name,
 		.save = vpci_save,
@@ -487,8 +499,8 @@ static struct vpci *vpci_new(struct vm *vm, const struct virtio_ops *ops, void *
 		.destroy = vpci_destroy,
 	};
 	v->regs = (struct virtio_regs){
-		.offered = features | 1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_F_INDIRECT_DESC |
-			   1ull << VIRTIO_F_EVENT_IDX,
+		.offered = features | 1ull << VIRTIO_F_VERSION_1 |
+			   1ull << VIRTIO_F_INDIRECT_DESC | 1ull << VIRTIO_F_EVENT_IDX,
 		.queues = ops->queues,
 		.vectors = ops->queues + 1u,
 		.queue = v->queue,
@@ -503,8 +515,9 @@ static struct vpci *vpci_new(struct vm *vm, const struct virtio_ops *ops, void *
 	return v;
 }
 
-int vpci_create(struct vm *vm, const struct virtio_ops *ops, void *self, uint64_t features,
-		const void *cfg, unsigned cfg_len, struct vpci **v_out, struct err *err)
+int vpci_create(struct vm *vm, const struct virtio_ops *ops, void *self,
+		uint64_t features, const void *cfg, unsigned cfg_len, struct vpci **v_out,
+		struct err *err)
 {
 	struct vpci *v = vpci_new(vm, ops, self, features, cfg, cfg_len);
 	struct pci_id id = {

@@ -44,8 +44,9 @@ struct virtio_ops {
 /* Add a device to the VM. @features: what is offered beyond VERSION_1, INDIRECT_DESC and EVENT_IDX,
  * which the transport serves. @cfg: @cfg_len bytes of read-only device configuration, borrowed.
  * On success the VM owns *v_out and, through ops->destroy, @self. */
-int vpci_create(struct vm *vm, const struct virtio_ops *ops, void *self, uint64_t features,
-		const void *cfg, unsigned cfg_len, struct vpci **v_out, struct err *err);
+int vpci_create(struct vm *vm, const struct virtio_ops *ops, void *self,
+		uint64_t features, const void *cfg, unsigned cfg_len, struct vpci **v_out,
+		struct err *err);
 
 struct virtq *vpci_queue(struct vpci *v, unsigned queue);
 int vpci_has(const struct vpci *v, unsigned feature); /* was it negotiated? */

@@ -38,11 +38,16 @@ static const struct step {
 	{VIRTIO_ACKNOWLEDGE, 0, "acknowledge"},
 	{VIRTIO_DRIVER, VIRTIO_ACKNOWLEDGE, "driver"},
 	{VIRTIO_FEATURES_OK, VIRTIO_ACKNOWLEDGE | VIRTIO_DRIVER, "features-ok"},
-	{VIRTIO_DRIVER_OK, VIRTIO_ACKNOWLEDGE | VIRTIO_DRIVER | VIRTIO_FEATURES_OK, "driver-ok"},
+	{VIRTIO_DRIVER_OK, VIRTIO_ACKNOWLEDGE | VIRTIO_DRIVER | VIRTIO_FEATURES_OK,
+	 "driver-ok"},
 };
 enum { STEPS = sizeof(steps) / sizeof(steps[0]) };
-enum { DRIVER_BITS = VIRTIO_ACKNOWLEDGE | VIRTIO_DRIVER | VIRTIO_FEATURES_OK | VIRTIO_DRIVER_OK };
-_Static_assert(STEPS == __builtin_popcount(DRIVER_BITS), "each bit of the driver is one step");
+enum {
+	DRIVER_BITS =
+		VIRTIO_ACKNOWLEDGE | VIRTIO_DRIVER | VIRTIO_FEATURES_OK | VIRTIO_DRIVER_OK
+};
+_Static_assert(STEPS == __builtin_popcount(DRIVER_BITS),
+	       "each bit of the driver is one step");
 
 static const struct state_field regs_fields[] = {
 	STATE_INT(1, 1, struct virtio_regs, status),
@@ -84,8 +89,8 @@ static void status_step(struct virtio_regs *r, const struct step *s)
 {
 	if ((r->status & s->before) != s->before ||
 	    (s->bit == VIRTIO_FEATURES_OK && !features_ok(r))) {
-		log_ratelimited(LOG_LVL_WARN, 1000, "virtio: %s refused at status %#x", s->name,
-				r->status);
+		log_ratelimited(LOG_LVL_WARN, 1000, "virtio: %s refused at status %#x",
+				s->name, r->status);
 		return;
 	}
 	r->status |= s->bit;
@@ -173,7 +178,8 @@ static void queue_enable(struct virtio_regs *r, struct virtq *q)
 		return;
 	q->event_idx = !!(r->driver_features & 1ull << VIRTIO_F_EVENT_IDX);
 	if (virtq_enable(q)) {
-		log_ratelimited(LOG_LVL_WARN, 1000, "virtio: queue %u has a bad size or address",
+		log_ratelimited(LOG_LVL_WARN, 1000,
+				"virtio: queue %u has a bad size or address",
 				r->queue_select);
 		r->status |= VIRTIO_NEEDS_RESET;
 		return;
@@ -221,7 +227,8 @@ static void features_set(struct virtio_regs *r, uint64_t v)
 
 	if (r->driver_select > 1 || (r->status & VIRTIO_FEATURES_OK))
 		return;
-	r->driver_features = (r->driver_features & ~(0xFFFFFFFFull << shift)) | v << shift;
+	r->driver_features =
+		(r->driver_features & ~(0xFFFFFFFFull << shift)) | v << shift;
 }
 
 static void reg_set(struct virtio_regs *r, unsigned reg, uint64_t v)
@@ -286,7 +293,8 @@ void virtio_regs_read(const struct virtio_regs *r, uint64_t off, void *data, uns
 		p[i] = (uint8_t)(v >> (8 * i));
 }
 
-void virtio_regs_write(struct virtio_regs *r, uint64_t off, const void *data, unsigned len)
+void virtio_regs_write(struct virtio_regs *r, uint64_t off, const void *data,
+		       unsigned len)
 {
 	const uint8_t *p = data;
 	uint64_t v = 0, keep = 0;
@@ -308,7 +316,8 @@ int virtio_regs_save(const struct virtio_regs *r, uint32_t instance, struct buf 
 	return state_save(b, &regs_table, instance, r);
 }
 
-int virtio_regs_load(struct virtio_regs *r, uint32_t instance, struct reader *in, struct err *err)
+int virtio_regs_load(struct virtio_regs *r, uint32_t instance, struct reader *in,
+		     struct err *err)
 {
 	struct virtio_regs n = *r;
 	int rc = state_load(in, &regs_table, instance, &n, err);
@@ -316,12 +325,14 @@ int virtio_regs_load(struct virtio_regs *r, uint32_t instance, struct reader *in
 	if (rc)
 		return rc;
 	for (unsigned i = 0; i < STEPS; i++)
-		if ((n.status & steps[i].bit) && (n.status & steps[i].before) != steps[i].before)
-			return err_set(err, -EBADMSG, "virtio %u: status %#x cannot be", instance,
-				       n.status);
+		if ((n.status & steps[i].bit) &&
+		    (n.status & steps[i].before) != steps[i].before)
+			return err_set(err, -EBADMSG, "virtio %u: status %#x cannot be",
+				       instance, n.status);
 	if ((n.status & VIRTIO_FEATURES_OK) && !features_ok(&n))
-		return err_set(err, -EBADMSG, "virtio %u: features %#llx are not offered here",
-			       instance, (unsigned long long)n.driver_features);
+		return err_set(err, -EBADMSG,
+			       "virtio %u: features %#llx are not offered here", instance,
+			       (unsigned long long)n.driver_features);
 	n.config_vector = vector_of(&n, n.config_vector);
 	*r = n;
 	return 0;

@@ -40,8 +40,9 @@ enum {
 enum { VIRTIO_COMMON_SIZE = 56, VIRTIO_QUEUES_MAX = 16 };
 
 struct virtio_regs_ops {
-	void (*reset)(void *self);   /* the driver wrote 0; queues and registers are reset already */
-	void (*started)(void *self); /* DRIVER_OK */
+	void (*reset)(
+		void *self); /* the driver wrote 0; queues and registers are reset already */
+	void (*started)(void *self);		     /* DRIVER_OK */
 	void (*enabled)(void *self, unsigned queue); /* a queue became ready */
 };
 
@@ -49,7 +50,8 @@ struct virtio_regs_ops {
 struct virtio_regs {
 	uint8_t status, generation;
 	uint16_t config_vector, queue_select;
-	uint32_t device_select, driver_select; /* which half of the features is in the window */
+	uint32_t device_select,
+		driver_select; /* which half of the features is in the window */
 	uint64_t driver_features;
 	/* ---- */
 	uint64_t offered;
@@ -63,12 +65,15 @@ struct virtio_regs {
 void virtio_regs_reset(struct virtio_regs *r);
 /* Accesses to the common configuration, @off from its start. Fields are read and written whole
  * (64-bit ones by halves too); other accesses read zero and are dropped. */
-void virtio_regs_read(const struct virtio_regs *r, uint64_t off, void *data, unsigned len);
-void virtio_regs_write(struct virtio_regs *r, uint64_t off, const void *data, unsigned len);
+void virtio_regs_read(const struct virtio_regs *r, uint64_t off, void *data,
+		      unsigned len);
+void virtio_regs_write(struct virtio_regs *r, uint64_t off, const void *data,
+		       unsigned len);
 /* The driver is ready and the device has not given up. */
 int virtio_regs_running(const struct virtio_regs *r);
 
 int virtio_regs_save(const struct virtio_regs *r, uint32_t instance, struct buf *b);
-int virtio_regs_load(struct virtio_regs *r, uint32_t instance, struct reader *in, struct err *err);
+int virtio_regs_load(struct virtio_regs *r, uint32_t instance, struct reader *in,
+		     struct err *err);
 
 #endif

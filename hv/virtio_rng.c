@@ -24,7 +24,8 @@ struct vrng {
 
 static int serve(struct vrng *d, struct virtq *q)
 {
-	size_t want = d->chain.in_len < sizeof(d->bytes) ? d->chain.in_len : sizeof(d->bytes);
+	size_t want =
+		d->chain.in_len < sizeof(d->bytes) ? d->chain.in_len : sizeof(d->bytes);
 	ssize_t n;
 
 	if (d->chain.n_out || !want)
@@ -32,10 +33,12 @@ static int serve(struct vrng *d, struct virtq *q)
 	n = getrandom(d->bytes, want, GRND_NONBLOCK);
 	if (n < 0) {
 		/* A host that has no entropy yet: the guest gets nothing, and asks again. */
-		log_ratelimited(LOG_LVL_WARN, 10000, "rng: the host has no random bytes yet");
+		log_ratelimited(LOG_LVL_WARN, 10000,
+				"rng: the host has no random bytes yet");
 		n = 0;
 	}
-	(void)virtq_write(q, &d->chain, 0, d->bytes, (size_t)n); /* it has room for want bytes */
+	(void)virtq_write(q, &d->chain, 0, d->bytes,
+			  (size_t)n); /* it has room for want bytes */
 	virtq_push(q, d->chain.head, (uint32_t)n);
 	return 0;
 }

@@ -181,7 +181,8 @@ static int walk(const struct virtq *q, const uint8_t *table, unsigned n, unsigne
 	}
 }
 
-static int parse_indirect(const struct virtq *q, const struct desc *ind, struct virtq_chain *c)
+static int parse_indirect(const struct virtq *q, const struct desc *ind,
+			  struct virtq_chain *c)
 {
 	unsigned n = ind->len / sizeof(struct vring_desc_wire);
 	const uint8_t *table;
@@ -338,11 +339,11 @@ size_t virtq_read(const struct virtq_chain *c, size_t off, void *dst, size_t len
 	return n;
 }
 
-size_t virtq_write(struct virtq *q, const struct virtq_chain *c, size_t off, const void *src,
-		   size_t len)
+size_t virtq_write(struct virtq *q, const struct virtq_chain *c, size_t off,
+		   const void *src, size_t len)
 {
-	return copy(c->seg + c->n_out, c->gpa + c->n_out, c->n_in, off, (uint8_t *)src, len,
-		    q->gm);
+	return copy(c->seg + c->n_out, c->gpa + c->n_out, c->n_in, off, (uint8_t *)src,
+		    len, q->gm);
 }
 
 int virtq_save(const struct virtq *q, uint32_t instance, struct buf *b)
@@ -360,12 +361,13 @@ int virtq_load(struct virtq *q, uint32_t instance, struct reader *r, struct err 
 	if (rc)
 		return rc;
 	if (in.ready > 1 || in.event_idx > 1 || in.broken > 1)
-		return err_set(err, -EBADMSG, "virtq %u: a flag is neither 0 nor 1", instance);
+		return err_set(err, -EBADMSG, "virtq %u: a flag is neither 0 nor 1",
+			       instance);
 	ready = in.ready;
 	in.ready = 0;
 	if (ready && virtq_enable(&in))
-		return err_set(err, -EBADMSG, "virtq %u: ready with bad size or addresses",
-			       instance);
+		return err_set(err, -EBADMSG,
+			       "virtq %u: ready with bad size or addresses", instance);
 	*q = in;
 	return 0;
 }

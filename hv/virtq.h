@@ -82,8 +82,8 @@ int virtq_wants_irq(struct virtq *q);
 /* Copy from the readable or into the writable segments at byte @off, at most what is there;
  * returns the bytes copied. Writes are marked. */
 size_t virtq_read(const struct virtq_chain *c, size_t off, void *dst, size_t len);
-size_t virtq_write(struct virtq *q, const struct virtq_chain *c, size_t off, const void *src,
-		   size_t len);
+size_t virtq_write(struct virtq *q, const struct virtq_chain *c, size_t off,
+		   const void *src, size_t len);
 
 int virtq_save(const struct virtq *q, uint32_t instance, struct buf *b);
 /* Registers and indices are checked as if the guest had written them. */

@@ -87,8 +87,8 @@ struct loop *vm_loop(struct vm *vm)
 	return vm->loop;
 }
 
-int vm_add_device(struct vm *vm, const struct vm_device_ops *ops, void *self, uint32_t instance,
-		  struct err *err)
+int vm_add_device(struct vm *vm, const struct vm_device_ops *ops, void *self,
+		  uint32_t instance, struct err *err)
 {
 	if (vm->devs == FAKE_DEVS)
 		return err_set(err, -ENOSPC, "too many devices");
@@ -270,8 +270,8 @@ static inline uint64_t drv_data(const struct drv *q)
 	return q->base + DRV_DATA;
 }
 
-static inline void desc_at(struct vm *vm, uint64_t table, unsigned i, uint64_t addr, uint32_t len,
-			   uint16_t flags, uint16_t next)
+static inline void desc_at(struct vm *vm, uint64_t table, unsigned i, uint64_t addr,
+			   uint32_t len, uint16_t flags, uint16_t next)
 {
 	uint8_t *p = vm->gm.ram + table + 16ull * i;
 
@@ -281,8 +281,8 @@ static inline void desc_at(struct vm *vm, uint64_t table, unsigned i, uint64_t a
 	memcpy(p + 14, &next, 2);
 }
 
-static inline void drv_desc(struct drv *q, unsigned i, uint64_t addr, uint32_t len, uint16_t flags,
-			    uint16_t next)
+static inline void drv_desc(struct drv *q, unsigned i, uint64_t addr, uint32_t len,
+			    uint16_t flags, uint16_t next)
 {
 	desc_at(q->vm, q->base, i, addr, len, flags, next);
 }
@@ -362,12 +362,13 @@ static inline void drv_msix(struct vm *vm, unsigned slot, unsigned vectors)
 		mmio_write(vm, table + 16 * i + 12, 4, 0);
 	}
 	mmio_write(vm, ecam(slot, 0x42), 2, 1 << 15);
-	mmio_write(vm, drv_bar(vm, slot) + 16, 2, 0); /* configuration changes: vector 0 */
+	mmio_write(vm, drv_bar(vm, slot) + 16, 2,
+		   0); /* configuration changes: vector 0 */
 }
 
 /* A device with @queues queues in @slot, ready to work; it is watched from here on. */
-static inline void drv_start(struct vm *vm, unsigned slot, uint64_t features, struct drv *q,
-			     unsigned queues)
+static inline void drv_start(struct vm *vm, unsigned slot, uint64_t features,
+			     struct drv *q, unsigned queues)
 {
 	if (drv_negotiate(vm, slot, features) != 0xB)
 		abort();

@@ -75,8 +75,10 @@ static void make(struct probe *p, int is64)
 	struct err err = {0};
 
 	memset(p, 0, sizeof(*p));
-	CU_ASSERT_EQUAL_FATAL(pci_dev_create(vm.pci, &probe_id, &probe_ops, p, &p->d, &err), 0);
-	CU_ASSERT_EQUAL_FATAL(pci_dev_bar(p->d, 0, BAR_SIZE, is64, &probe_bar, p, &err), 0);
+	CU_ASSERT_EQUAL_FATAL(
+		pci_dev_create(vm.pci, &probe_id, &probe_ops, p, &p->d, &err), 0);
+	CU_ASSERT_EQUAL_FATAL(pci_dev_bar(p->d, 0, BAR_SIZE, is64, &probe_bar, p, &err),
+			      0);
 }
 
 static void open_bus(void)
@@ -117,7 +119,8 @@ static void nobody_answers_elsewhere(void)
 	open_bus();
 	CU_ASSERT_EQUAL(mmio_read(&vm, ecam(3, 0), 4), 0xFFFFFFFF);
 	CU_ASSERT_EQUAL(mmio_read(&vm, ecam(1, 0x1000), 4), 0xFFFFFFFF); /* function 1 */
-	CU_ASSERT_EQUAL(mmio_read(&vm, ecam(1, 0x100), 4), 0); /* no extended capability */
+	CU_ASSERT_EQUAL(mmio_read(&vm, ecam(1, 0x100), 4),
+			0); /* no extended capability */
 	CU_ASSERT_EQUAL(mmio_read(&vm, ecam(1, 1), 2), 0xFFFF); /* not aligned */
 	mmio_write(&vm, ecam(3, 4), 4, ~0ull);
 	mmio_write(&vm, ecam(1, 0xFFC), 4, ~0ull);
@@ -189,7 +192,8 @@ static void bars_move(void)
 
 static void bars_stay_in_the_window(void)
 {
-	static const uint64_t bad[] = {0, 0x100000, LAYOUT_ECAM, LAYOUT_LAPIC, 0xFFFFC000};
+	static const uint64_t bad[] = {0, 0x100000, LAYOUT_ECAM, LAYOUT_LAPIC,
+				       0xFFFFC000};
 
 	open_bus();
 	mmio_write(&vm, ecam(1, 4), 2, 2);
@@ -241,7 +245,8 @@ static void capabilities_are_chained(void)
 	CU_ASSERT_EQUAL(at % 4, 0);
 	CU_ASSERT_EQUAL(mmio_read(&vm, ecam(1, at + 1), 1), 0);
 	mmio_write(&vm, ecam(1, (unsigned)first), 4, ~0ull);
-	CU_ASSERT_EQUAL(mmio_read(&vm, ecam(1, (unsigned)first), 4), 0xFF010011 | (uint32_t)second << 8);
+	CU_ASSERT_EQUAL(mmio_read(&vm, ecam(1, (unsigned)first), 4),
+			0xFF010011 | (uint32_t)second << 8);
 	while ((first = pci_dev_cap(a.d, 9, body, NULL, sizeof(body))) > 0)
 		CU_ASSERT_FATAL(first < PCI_CFG_SIZE);
 	CU_ASSERT_EQUAL(first, -ENOSPC);
@@ -259,7 +264,8 @@ static void slots_and_bars_end(void)
 	CU_ASSERT_EQUAL(pci_dev_bar(a.d, 0, BAR_SIZE, 0, &probe_bar, &a, &err), -EINVAL);
 	CU_ASSERT_EQUAL(pci_dev_bar(a.d, 2, 0x3000, 0, &probe_bar, &a, &err), -EINVAL);
 	CU_ASSERT_EQUAL(pci_dev_bar(a.d, 5, BAR_SIZE, 1, &probe_bar, &a, &err), -EINVAL);
-	CU_ASSERT_EQUAL(pci_dev_bar(a.d, 5, 0x40000000, 0, &probe_bar, &a, &err), -ENOSPC);
+	CU_ASSERT_EQUAL(pci_dev_bar(a.d, 5, 0x40000000, 0, &probe_bar, &a, &err),
+			-ENOSPC);
 	while (pci_dev_create(vm.pci, &probe_id, &probe_ops, &b, &d[n], &err) == 0)
 		n++;
 	CU_ASSERT_EQUAL(n, PCI_SLOTS - 3);

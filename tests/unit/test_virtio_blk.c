@@ -86,8 +86,9 @@ static void open_on(struct vm *on, struct disk *d, int read_only)
 	memset(d, 0, sizeof(*d));
 	for (unsigned i = 0; i < sizeof(d->bytes); i++)
 		d->bytes[i] = (uint8_t)(i / 512);
-	CU_ASSERT_EQUAL_FATAL(vblk_create(on, (struct blk){&disk_ops, d}, "serial-0123456789abcdef",
-					  read_only, &dev, &err),
+	CU_ASSERT_EQUAL_FATAL(vblk_create(on, (struct blk){&disk_ops, d},
+					  "serial-0123456789abcdef", read_only, &dev,
+					  &err),
 			      0);
 }
 
@@ -137,7 +138,8 @@ static unsigned result(unsigned i)
 }
 
 /* Post, kick, take; returns the status and the used length. */
-static unsigned run(uint32_t type, uint64_t sector, uint32_t len, int to_guest, uint32_t *len_out)
+static unsigned run(uint32_t type, uint64_t sector, uint32_t len, int to_guest,
+		    uint32_t *len_out)
 {
 	uint32_t head;
 
@@ -469,7 +471,8 @@ int main(void)
 		{"flush and id", flush_and_id},
 		{"discards and zeroes", discards_and_zeroes},
 		{"bad requests are answered", bad_requests_are_answered},
-		{"chain without room for an answer", chain_without_room_for_an_answer_breaks},
+		{"chain without room for an answer",
+		 chain_without_room_for_an_answer_breaks},
 		{"errors reach the guest", errors_reach_the_guest},
 		{"read-only disks refuse writes", read_only_disks_refuse_writes},
 		{"write data is taken at once", write_data_is_taken_at_once},
@@ -477,7 +480,8 @@ int main(void)
 		{"flight is bounded", flight_is_bounded},
 		{"stalled queue goes on", stalled_queue_goes_on},
 		{"reset disowns what is in flight", reset_disowns_what_is_in_flight},
-		{"requests in flight go on elsewhere", requests_in_flight_go_on_elsewhere},
+		{"requests in flight go on elsewhere",
+		 requests_in_flight_go_on_elsewhere},
 		{"hostile state", hostile_state_is_refused_or_harmless},
 	};
 

@@ -121,7 +121,8 @@ static void input_taken_survives_a_failover(void)
 	CU_ASSERT_EQUAL(len, 4);
 	for (size_t cut = 0; cut < b.len; cut++) {
 		r = reader_of(b.data, cut);
-		CU_ASSERT_EQUAL(other.dev[0].ops->load(other.dev[0].self, &r, &err), -EBADMSG);
+		CU_ASSERT_EQUAL(other.dev[0].ops->load(other.dev[0].self, &r, &err),
+				-EBADMSG);
 	}
 	buf_fini(&b);
 	fake_vm_close(&other);

@@ -51,7 +51,8 @@ static void open_net(uint64_t features, int with_sink)
 
 	fake_vm_open(&vm);
 	sink = (struct sink){0};
-	CU_ASSERT_EQUAL_FATAL(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0,
+	CU_ASSERT_EQUAL_FATAL(socketpair(AF_UNIX,
+					 SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0,
 					 fds),
 			      0);
 	wire = fds[1];
@@ -293,6 +294,23 @@ static void frames_too_long_for_any_buffer_are_dropped(void)
 	close_net();
 }
 
+/* A ring full of small buffers: more will never come, so waiting would be for ever. */
+static void frames_too_long_for_the_ring_are_dropped(void)
+{
+	uint32_t head, len;
+
+	open_net(1 << MRG_RXBUF, 1);
+	for (unsigned i = 0; i < DRV_SIZE; i++)
+		post_rx(i, 64);
+	drv_kick(&vm, SLOT, RX);
+	send_to_guest(5000, 1);
+	CU_ASSERT_EQUAL(drv_take(&drv[RX], &head, &len), 0);
+	send_to_guest(FRAME, 2);
+	CU_ASSERT_EQUAL(drv_take(&drv[RX], &head, &len), 1);
+	CU_ASSERT_EQUAL(vm.gm.ram[buf_of(&drv[RX], 0) + HDR], 2);
+	close_net();
+}
+
 static void readable_receive_buffers_break(void)
 {
 	open_net(0, 1);
@@ -363,9 +381,13 @@ int main(void)
 		{"input waits for buffers", input_waits_for_buffers},
 		{"long frames are spread", long_frames_are_spread},
 		{"more buffers are asked for", more_buffers_are_asked_for},
-		{"frames too long are dropped", frames_too_long_for_any_buffer_are_dropped},
+		{"frames too long are dropped",
+		 frames_too_long_for_any_buffer_are_dropped},
+		{"frames too long for the ring",
+		 frames_too_long_for_the_ring_are_dropped},
 		{"readable receive buffers break", readable_receive_buffers_break},
-		{"nothing between load and loaded", nothing_is_touched_between_load_and_loaded},
+		{"nothing between load and loaded",
+		 nothing_is_touched_between_load_and_loaded},
 		{"without a tap output vanishes", without_a_tap_output_vanishes},
 	};
 

@@ -107,7 +107,8 @@ static void identity_and_capabilities(void)
 
 	open_echo(&vm, &echo);
 	CU_ASSERT_EQUAL(mmio_read(&vm, ecam(SLOT, 0), 4), (0x1040u + 42) << 16 | 0x1AF4);
-	for (at = mmio_read(&vm, ecam(SLOT, 0x34), 1); at; at = mmio_read(&vm, ecam(SLOT, at + 1), 1))
+	for (at = mmio_read(&vm, ecam(SLOT, 0x34), 1); at;
+	     at = mmio_read(&vm, ecam(SLOT, at + 1), 1))
 		if (mmio_read(&vm, ecam(SLOT, at), 1) == 9)
 			seen |= 1u << mmio_read(&vm, ecam(SLOT, at + 3), 1);
 	CU_ASSERT_EQUAL(seen, 0x3E); /* 1 to 5, each there */
@@ -292,8 +293,10 @@ static void bar_is_reached_by_configuration_space(void)
 	unsigned at;
 
 	open_decoded();
-	for (at = mmio_read(&vm, ecam(SLOT, 0x34), 1); at; at = mmio_read(&vm, ecam(SLOT, at + 1), 1))
-		if (mmio_read(&vm, ecam(SLOT, at), 1) == 9 && mmio_read(&vm, ecam(SLOT, at + 3), 1) == 5)
+	for (at = mmio_read(&vm, ecam(SLOT, 0x34), 1); at;
+	     at = mmio_read(&vm, ecam(SLOT, at + 1), 1))
+		if (mmio_read(&vm, ecam(SLOT, at), 1) == 9 &&
+		    mmio_read(&vm, ecam(SLOT, at + 3), 1) == 5)
 			break;
 	CU_ASSERT_NOT_EQUAL_FATAL(at, 0);
 	mmio_write(&vm, ecam(SLOT, at + 8), 4, 18);

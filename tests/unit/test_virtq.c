@@ -189,7 +189,7 @@ static void bad_addresses_break(void)
 		uint64_t addr;
 		uint32_t len;
 	} bad[] = {
-		{FAKE_RAM, 1},	       {FAKE_RAM - 1, 2},	 {UINT64_MAX, 1},
+		{FAKE_RAM, 1},	      {FAKE_RAM - 1, 2},     {UINT64_MAX, 1},
 		{UINT64_MAX - 7, 16}, {UINT64_MAX - 7, ~0u}, {LAYOUT_ECAM, 4},
 	};
 
