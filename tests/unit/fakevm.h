@@ -294,11 +294,12 @@ static inline void drv_post(struct drv *q, uint16_t head)
 	put16(q->vm, q->base + DRV_AVAIL + 2, q->avail);
 }
 
-/* The next used entry: 1 and its head and length, or 0. */
+/* The next used entry: 1 and its head and length, or 0 and zeroes. */
 static inline int drv_take(struct drv *q, uint32_t *head_out, uint32_t *len_out)
 {
 	uint64_t at = q->base + DRV_USED + 4 + 8ull * (q->used % DRV_SIZE);
 
+	*head_out = *len_out = 0;
 	if (get16(q->vm, q->base + DRV_USED + 2) == q->used)
 		return 0;
 	q->used++;
