@@ -106,6 +106,21 @@ native: all
 labtest: all
 	$(Q)B=$(B) tests/run.sh lab
 
+#: make fuzz          each parser against an enemy for FUZZ_SECONDS (clang; finds stay in build/fuzz)
+FUZZ_SECONDS ?= 60
+fuzz_bin := $(fuzz_src:%.c=$(B)/%)
+$(fuzz_bin): $(B)/%: $(B)/%.o $(B)/librhea.a
+	$(say) LD $@
+	$(Q)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer $^ -o $@ $(PKG_LIBS)
+fuzz:
+	$(Q)$(MAKE) --no-print-directory CC=clang SAN=fuzzer-no-link,address,undefined fuzz-run
+.PHONY: fuzz-run
+fuzz-run: $(fuzz_bin)
+	$(Q)for f in $(fuzz_bin); do \
+		name=$${f##*/fuzz_}; mkdir -p build/fuzz/$$name; \
+		$$f -max_total_time=$(FUZZ_SECONDS) -max_len=9000 -artifact_prefix=build/fuzz/$$name- \
+			build/fuzz/$$name tests/fuzz/corpus/$$name || exit; done
+
 #: make demo          a Linux guest outlives its host (root)
 demo: deps
 	$(Q)$(MAKE) --no-print-directory programs
@@ -138,6 +153,11 @@ install: programs
 	$(Q)install -m 0755 $(B)/rhead $(DESTDIR)$(PREFIX)/sbin/rhead
 	$(Q)install -m 0755 $(B)/rheactl $(DESTDIR)$(PREFIX)/bin/rheactl
 	$(Q)install -m 0755 $(B)/rhea-vm $(DESTDIR)$(PREFIX)/libexec/rhea/rhea-vm
+	$(Q)install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man8 ctl/rhead.8 ctl/rheactl.8
+	$(Q)install -D -m 0644 ctl/rhea.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/rhea.conf
+	$(Q)install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	$(Q)sed 's|@SBINDIR@|$(PREFIX)/sbin|' ctl/rhead.service \
+		> $(DESTDIR)$(PREFIX)/lib/systemd/system/rhead.service
 
 #: make clean         remove what was built (not the lab's images)
 clean:
