@@ -227,7 +227,7 @@ enum pair_act_kind {
 			       * within     PAIR_FENCE_KILL_MS, or at once when it is hung ->
 			       * VM_EXITED */
 	PAIR_DO_VM_POWERDOWN, /* u.vm: "powerdown" */
-	PAIR_DO_UNLINK,	      /* u.unlink: "unlink"; forget a connect under way as well */
+	PAIR_DO_UNLINK,	    /* u.unlink: "unlink"; drop a connect under way (no answer) */
 	PAIR_DO_CONNECT,    /* u.link: connect to the peer for this VM and term, tell them
 			     * -> CONNECTED or CONNECT_FAILED, exactly one, within some
 			     * seconds */

@@ -154,6 +154,7 @@ static void unlink_once(struct pair *p, struct pair_actions *out, const char *wh
 	if (p->unlink_sent)
 		return;
 	p->unlink_sent = 1;
+	p->connecting = 0;
 	a = pm_emit(out, PAIR_DO_UNLINK);
 	(void)snprintf(a->u.unlink.why, sizeof(a->u.unlink.why), "%s",
 		       why); /* truncation is fine */
@@ -224,8 +225,10 @@ static void in_activating(struct pair *p, struct pair_actions *out)
 		p->told = 1;
 		start_vm(p, PAIR_DO_VM_BOOT, out);
 	}
-	if (p->told &&
-	    (p->grant_how == HOW_ALONE ? p->engine == PAIR_ENG_ALONE : p->running))
+	if (p->told && p->grant_how == HOW_ACTIVATE && p->engine == PAIR_ENG_EMPTY)
+		pm_end_vm(p, AFTER_START, out, "the commit could not be loaded");
+	else if (p->told &&
+		 (p->grant_how == HOW_ALONE ? p->engine == PAIR_ENG_ALONE : p->running))
 		pm_set(p, PAIR_RUNNING_ALONE, out, "the guest runs here, output passes");
 }
 
@@ -355,7 +358,9 @@ static void in_standby_ready(struct pair *p, struct pair_actions *out)
 {
 	const char *why = reason_to_claim(p);
 
-	if (why) {
+	if (p->engine == PAIR_ENG_EMPTY) {
+		pm_set(p, PAIR_STANDBY_EMPTY, out, "own VM holds no commit any more");
+	} else if (why) {
 		pm_set(p, PAIR_CLAIMING, out, "%s", why);
 	} else if (p->engine == PAIR_ENG_LOST && p->state == PAIR_STANDBY_READY) {
 		pm_set(p, PAIR_STANDBY_SUSPECT, out,
@@ -366,7 +371,9 @@ static void in_standby_ready(struct pair *p, struct pair_actions *out)
 
 static void in_claiming(struct pair *p, struct pair_actions *out)
 {
-	if (arbiter_free(p))
+	if (p->engine == PAIR_ENG_EMPTY)
+		pm_set(p, PAIR_STANDBY_EMPTY, out, "own VM holds no commit any more");
+	else if (arbiter_free(p))
 		pm_claim(p, p->term, 0, p->term + 1, 0, out);
 }
 

@@ -199,7 +199,8 @@ static void count_restart(struct pair *p)
 
 static void on_vm_exited(struct pair *p, struct pair_actions *out)
 {
-	int armed = pm_is_armed(p);
+	int armed = p->state >= PAIR_PROTECTED ||
+		    (p->state == PAIR_SYNCING && pm_is_armed(p));
 
 	p->vm_up = p->running = p->stopping = 0;
 	p->engine = PAIR_ENG_NONE;
@@ -214,7 +215,7 @@ static void on_vm_exited(struct pair *p, struct pair_actions *out)
 	if (pair_state_is_standby(p->state)) {
 		if (p->state != PAIR_STANDBY_EMPTY)
 			pm_set(p, PAIR_STANDBY_EMPTY, out, "own VM ended");
-	} else if (armed && p->state != PAIR_ACTIVATING) {
+	} else if (armed) {
 		pm_set(p, PAIR_YIELDING, out, "own VM ended, the peer may hold a commit");
 	} else {
 		p->yielded = 1;
@@ -326,18 +327,16 @@ static void give_or_close(int give, int primary, uint64_t term, struct pair_acti
 
 static void on_connect_end(struct pair *p, int connected, struct pair_actions *out)
 {
-	if (!p->connecting)
-		return;
+	int wanted = p->connecting && p->state == PAIR_RUNNING_ALONE &&
+		     p->engine == PAIR_ENG_ALONE && p->term == p->connect_term;
+
 	p->connecting = 0;
 	p->connect_at = p->now + p->connect_backoff;
 	p->connect_backoff *= 2;
 	if (p->connect_backoff > p->prm.backoff_max_ns)
 		p->connect_backoff = p->prm.backoff_max_ns;
 	if (connected)
-		give_or_close(p->state == PAIR_RUNNING_ALONE &&
-				      p->engine == PAIR_ENG_ALONE &&
-				      p->term == p->connect_term,
-			      1, p->connect_term, out);
+		give_or_close(wanted, 1, p->connect_term, out);
 }
 
 /* The hello on the link is authenticated, so that the peer is the primary of that term. */

@@ -115,6 +115,8 @@ struct sim {
 	char broken[160]; /* the first violation */
 	unsigned takeovers, boots, alones, releases, protects;
 	int verbose;
+	/* For single stories. */
+	int never_arm, fail_activate, unchecked;
 };
 
 static inline uint64_t sim_rand(struct sim *s)
@@ -138,7 +140,7 @@ static inline uint64_t sim_delay(struct sim *s)
 
 static inline void sim_broken(struct sim *s, const char *what, int host)
 {
-	if (!s->broken[0])
+	if (!s->broken[0] && !s->unchecked)
 		(void)snprintf(s->broken, sizeof(s->broken),
 			       "seed %llu at %llu ms: host %d: %s",
 			       (unsigned long long)s->seed,
@@ -301,6 +303,10 @@ static inline void sim_vm_activate(struct sim *s, int host, uint64_t term)
 		sim_broken(s, "a standby without a commit was told to run", host);
 		return;
 	}
+	if (s->fail_activate) {
+		sim_vm_set(s, host, PAIR_ENG_EMPTY);
+		return;
+	}
 	if (v->link >= 0 && !sim_one_in(s, 3))
 		sim_send(s, v->link, !host, MSG_FENCED, -1, term);
 	sim_close(s, v->link, host);
@@ -442,7 +448,7 @@ static inline void sim_vm_guest(struct sim *s, int host)
 	v->cur = s->h[host].disk = sim_node(s, v->cur);
 	if (v->st == PAIR_ENG_ALONE || v->st == PAIR_ENG_SYNCING)
 		sim_release(s, host, v->cur);
-	if (v->st == PAIR_ENG_SYNCING && sim_one_in(s, 20)) {
+	if (v->st == PAIR_ENG_SYNCING && !s->never_arm && sim_one_in(s, 20)) {
 		sim_send(s, v->link, !host, MSG_ARMED, v->cur, v->term);
 		sim_vm_set(s, host, PAIR_ENG_ARMED);
 	} else if (v->st == PAIR_ENG_PROTECTED) {
