@@ -64,6 +64,8 @@ void vm_notify(struct vm *vm, enum vm_event ev, const char *text);
 /* vm_run.c */
 void vm_guard(struct vm *vm);	     /* install the loop's guard */
 void vm_stop_threads(struct vm *vm); /* for good; idempotent */
+/* Make the guest's watchdogs forgive the time that it stands still. 0 or -errno. */
+int vm_tell_paused(struct vm *vm);
 
 /* vm_state.c: the interrupt controllers */
 int vm_chips_get(struct vm *vm, struct kvm_irqchip chip[3]);

@@ -181,10 +181,22 @@ int vm_start(struct vm *vm, struct err *err)
 	return 0;
 }
 
-int vm_pause(struct vm *vm)
+int vm_tell_paused(struct vm *vm)
 {
 	int rc = 0;
+
+	/* EINVAL: this vCPU's guest has no kvmclock, or not yet. */
+	for (unsigned i = 0; i < vm->cfg.vcpus; i++)
+		if (ioctl(vm->vcpu[i]->fd, KVM_KVMCLOCK_CTRL, 0) && errno != EINVAL &&
+		    !rc)
+			rc = -errno;
+	return rc;
+}
+
+int vm_pause(struct vm *vm)
+{
 	unsigned n;
+	int rc;
 
 	atomic_fetch_add(&vm->gen, 1);
 	kick_all(vm);
@@ -192,15 +204,9 @@ int vm_pause(struct vm *vm)
 		sleep_on(&vm->running, n);
 	vm_lock(vm);
 	vm->paused = 1;
-	for (unsigned i = 0; i < vm->cfg.vcpus; i++) {
-		struct vcpu *v = vm->vcpu[i];
-
-		/* So that the guest's watchdogs forgive the gap. EINVAL: it has no kvmclock. */
-		if (ioctl(v->fd, KVM_KVMCLOCK_CTRL, 0) && errno != EINVAL && !rc)
-			rc = -errno;
-		if (v->failed && !rc)
-			rc = v->failed;
-	}
+	rc = vm_tell_paused(vm);
+	for (unsigned i = 0; i < vm->cfg.vcpus && !rc; i++)
+		rc = vm->vcpu[i]->failed;
 	return rc;
 }
 

@@ -211,7 +211,11 @@ static int load_vcpus(struct vm *vm, struct reader *r, const struct vm_clock *cl
 	rc = vm_clock_set(vm, clock, step, err);
 	for (unsigned i = 0; i < vm->cfg.vcpus && !rc; i++)
 		rc = vcpu_set(vm->vcpu[i], &vm->vcpu[i]->state, err);
-	return rc;
+	if (rc)
+		return rc;
+	/* That a pause was told to the old host's KVM does not come with the memory. */
+	rc = vm_tell_paused(vm);
+	return rc ? err_sys(err, rc, "telling the guest of its pause") : 0;
 }
 
 static int load_devices(struct vm *vm, struct reader *r, struct err *err)
