@@ -4,7 +4,7 @@
  */
 #include "ctl/vmm.h"
 #include "ctl/vmproto.h"
-#include "diskrep/diskrep.h"
+#include "hv/base/clock.h"
 #include "hv/base/log.h"
 #include "hv/base/loop.h"
 #include "remus/standby.h"
@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -104,6 +105,10 @@ static int op_powerdown(struct vmm *m, json_t *msg, int fd, struct err *err)
 	return 0;
 }
 
+/* How long the I/O loop may take to answer: it shares the machine with the guest and, unlike this
+ * thread, has no priority over it. */
+#define IO_HUNG_NS 2000000000ull
+
 static void io_alive(void *arg)
 {
 	struct vmm *m = arg;
@@ -119,12 +124,14 @@ static int op_ping(struct vmm *m, json_t *msg, int fd, struct err *err)
 	struct primary_stats *ps;
 	uint64_t term, epoch = 0, acked = 0;
 
-	/* The last question to the I/O loop is still open: this process hangs. */
-	if (atomic_load(&m->io_asked) != atomic_load(&m->io_answered))
-		return 0;
-	atomic_fetch_add(&m->io_asked, 1);
-	if (loop_post(m->io, io_alive, m))
-		return err_set(err, -ENOMEM, "ping: out of memory");
+	if (atomic_load(&m->io_asked) == atomic_load(&m->io_answered)) {
+		m->io_asked_ns = clock_mono_ns();
+		atomic_fetch_add(&m->io_asked, 1);
+		if (loop_post(m->io, io_alive, m))
+			return err_set(err, -ENOMEM, "ping: out of memory");
+	} else if (clock_mono_ns() - m->io_asked_ns > IO_HUNG_NS) {
+		return 0; /* devices stand still: as good as no process */
+	}
 	vmm_role(m, &role, &state, &term);
 	if (p) {
 		ps = malloc(sizeof(*ps));
@@ -247,6 +254,16 @@ static void on_message(evutil_socket_t sock, short what, void *arg)
 		fail(m, &err);
 }
 
+/* Pings are answered even when guests want all of the machine. Other threads do not inherit it. */
+static void be_prompt(void)
+{
+	struct sched_param sp = {.sched_priority = 1};
+
+	if (sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &sp))
+		log_warn("no real-time priority (%s): a busy host may look hung",
+			 strerror(errno));
+}
+
 int main(int argc, char **argv)
 {
 	static struct vmm m = {.ctl_fd = VMPROTO_FD,
@@ -264,6 +281,7 @@ int main(int argc, char **argv)
 			"rhea-vm is started by rhead, not by hand: see rheactl(8)\n");
 		return VMEXIT_ERROR;
 	}
+	be_prompt();
 	(void)signal(SIGPIPE, SIG_IGN); /* cannot fail for a valid signal */
 	if (fcntl(VMPROTO_FD, F_SETFD, FD_CLOEXEC) || loop_create(&m.ctl, &err)) {
 		log_err("%s", err.msg);

@@ -104,6 +104,7 @@ struct vmm {
 
 	/* liveness of the I/O loop: asked and answered */
 	atomic_uint io_asked, io_answered;
+	uint64_t io_asked_ns;
 };
 
 /* vmm.c */
