@@ -1,10 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  * test_virtio_blk - the disk: requests, bad requests, and what happens to those in flight.
+ *
+ * With RHEA_GOLDEN_WRITE in the environment the golden state is written anew before it is
+ * compared: for a change of the format that is meant.
  */
 #include "tests/unit/unit.h"
 
 #include "hv/devices.h"
 #include "tests/unit/fakevm.h"
+
+#define GOLDEN "tests/unit/golden/virtio-blk.state"
 
 enum { SLOT = 1, SECTORS = 128, HELD_MAX = 256 };
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_ZEROES = 13 };
@@ -439,6 +444,38 @@ static void requests_in_flight_go_on_elsewhere(void)
 	close_blk();
 }
 
+/* What this program writes is what hv/STATE.md says, and what its predecessors wrote. */
+static void state_is_the_golden_one(void)
+{
+	uint8_t want[8192];
+	struct buf b = {0};
+	size_t n = 0;
+	FILE *f;
+
+	open_blk();
+	disk.hold = 1;
+	post(0, T_IN, 7, 512, 1);
+	post(1, T_OUT, 20, 1024, 0);
+	post(2, T_FLUSH, 0, 0, 0);
+	drv_kick(&vm, SLOT, 0);
+	CU_ASSERT_EQUAL_FATAL(vm.dev[0].ops->save(vm.dev[0].self, &b), 0);
+	if (getenv("RHEA_GOLDEN_WRITE")) {
+		f = fopen(GOLDEN, "wb");
+		CU_ASSERT_FATAL(f && fwrite(b.data, 1, b.len, f) == b.len);
+		CU_ASSERT_EQUAL_FATAL(fclose(f), 0);
+	}
+	f = fopen(GOLDEN, "rb");
+	CU_ASSERT_PTR_NOT_NULL(f);
+	if (f) {
+		n = fread(want, 1, sizeof(want), f);
+		CU_ASSERT_EQUAL(fclose(f), 0);
+	}
+	CU_ASSERT_EQUAL(n, b.len);
+	CU_ASSERT_EQUAL(memcmp(want, b.data, n < b.len ? n : b.len), 0);
+	buf_fini(&b);
+	close_blk();
+}
+
 static void hostile_state_is_refused_or_harmless(void)
 {
 	struct err err = {0};
@@ -482,6 +519,7 @@ int main(void)
 		{"reset disowns what is in flight", reset_disowns_what_is_in_flight},
 		{"requests in flight go on elsewhere",
 		 requests_in_flight_go_on_elsewhere},
+		{"state is the golden one", state_is_the_golden_one},
 		{"hostile state", hostile_state_is_refused_or_harmless},
 	};
 
