@@ -13,7 +13,7 @@
 #include <string.h>
 
 /* How long the peer's last word is waited for after it closed the link on the sender. */
-enum { LAST_WORD_MS = 20 };
+enum { LAST_WORD_MS = 100 };
 
 static void give_up(struct link *l, const char *why, int peer_gone)
 {

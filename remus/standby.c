@@ -16,8 +16,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* How long an activation waits for FENCED to leave towards a primary that may be alive. */
-enum { FAREWELL_MS = 20 };
+/* How long an activation waits, at most, for FENCED to leave towards a primary that may be alive.
+ * It is one small record into a buffer that is almost always empty, so this time only passes
+ * when the transport is stuck. */
+enum { FAREWELL_MS = 100 };
 
 static const char *const state_names[] = {
 	[SB_EMPTY] = "empty", [SB_SYNCING] = "syncing", [SB_READY] = "ready",

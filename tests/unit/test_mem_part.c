@@ -20,7 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RAM = 16 << 20, EPOCHS = 2000, QUEUE = 4, COMPARE_EVERY = 100 };
+enum { RAM = 16 << 20, QUEUE = 4, COMPARE_EVERY = 100 };
 
 static uint64_t rnd_state = 88172645463325252ull;
 
@@ -147,7 +147,7 @@ static void send_apply(struct both *t, uint64_t epoch)
 
 /* Up to QUEUE captures are ahead of what is sent, and each epoch is compared with a copy of the
  * memory as it was at its capture. */
-static void random_epochs(size_t cache)
+static void random_epochs(size_t cache, uint64_t epochs)
 {
 	static uint8_t *then[QUEUE];
 	struct both t;
@@ -162,8 +162,8 @@ static void random_epochs(size_t cache)
 	CU_ASSERT_TRUE(sync_round(&t) > 0);
 	CU_ASSERT_EQUAL(sync_round(&t), 0);
 	CU_ASSERT_TRUE(same(&t));
-	while (sent < EPOCHS) {
-		if (captured < EPOCHS && captured - sent < QUEUE &&
+	while (sent < epochs) {
+		if (captured < epochs && captured - sent < QUEUE &&
 		    (captured == sent || rnd() % 2)) {
 			scribble(t.a, (unsigned)(rnd() % 20));
 			CU_ASSERT_TRUE_FATAL(
@@ -187,17 +187,17 @@ static void random_epochs(size_t cache)
 
 static void with_large_cache(void)
 {
-	random_epochs(RAM);
+	random_epochs(RAM, 2000);
 }
 
 static void with_small_cache(void)
 {
-	random_epochs(37 * GM_PAGE);
+	random_epochs(37 * GM_PAGE, 500);
 }
 
 static void without_cache(void)
 {
-	random_epochs(0);
+	random_epochs(0, 200);
 }
 
 static void counts(void)
@@ -488,14 +488,14 @@ static void takeover(uint64_t epochs)
 
 static void takeovers(void)
 {
-	for (int i = 0; i < 20; i++)
+	for (int i = 0; i < 10; i++)
 		takeover(1 + rnd() % 20);
 }
 
 static const struct unit_test tests[] = {
 	{"thousands of epochs, all of memory cached", with_large_cache},
-	{"thousands of epochs, little cached", with_small_cache},
-	{"thousands of epochs, nothing cached", without_cache},
+	{"hundreds of epochs, little cached", with_small_cache},
+	{"hundreds of epochs, nothing cached", without_cache},
 	{"what is counted", counts},
 	{"a new peer starts from nothing", a_new_peer},
 	{"sizes that differ, pages before hello", sizes_differ},
