@@ -36,14 +36,14 @@ static int vfail(struct config_reader *r, config_setting_t *s, int code, const c
 		 const char *fmt, va_list ap)
 {
 	char path[PATH_TEXT_MAX], text[ERR_MSG_MAX / 2];
+	unsigned line = config_setting_source_line(s); /* 0: the whole file */
 	const char *sep;
 
 	setting_path(s, path, sizeof(path));
 	sep = path[0] && key ? "." : "";
 	(void)vsnprintf(text, sizeof(text), fmt, ap); /* truncation is fine */
-	return err_set(r->err, code, "%s:%u: %s%s%s%s%s", r->name,
-		       config_setting_source_line(s), path, sep, key ? key : "",
-		       path[0] || key ? ": " : "", text);
+	return err_set(r->err, code, "%s:%u: %s%s%s%s%s", r->name, line ? line : 1, path,
+		       sep, key ? key : "", path[0] || key ? ": " : "", text);
 }
 
 int config_fail(struct config_reader *r, config_setting_t *s, int code, const char *fmt,

@@ -379,103 +379,6 @@ static void test_both_dead(void)
 	end(s);
 }
 
-static struct pair machine(const struct pair_record *rec)
-{
-	struct pair_params prm = pair_params_default(100, 5);
-	struct pair p;
-
-	prm.preferred = 1;
-	pair_init(&p, &prm, rec);
-	return p;
-}
-
-static const struct pair_action *find(const struct pair_actions *a,
-				      enum pair_act_kind kind)
-{
-	for (unsigned i = 0; i < a->n; i++)
-		if (a->list[i].kind == kind)
-			return &a->list[i];
-	return NULL;
-}
-
-static struct pair_actions give(struct pair *p, struct pair_event ev)
-{
-	struct pair_actions out;
-
-	pair_step(p, p->now + 1000, &ev, &out);
-	return out;
-}
-
-static struct pair_event arbiter(const struct pair *p, enum pair_arb_result r,
-				 uint64_t term, int mine)
-{
-	struct pair_event ev = {.kind = PAIR_EV_ARBITER};
-
-	ev.u.arbiter.id = p->arb_id;
-	ev.u.arbiter.result = r;
-	ev.u.arbiter.term = term;
-	ev.u.arbiter.mine = mine;
-	return ev;
-}
-
-static struct pair_event stored(const struct pair *p, int ok)
-{
-	struct pair_event ev = {.kind = PAIR_EV_STORED};
-
-	ev.u.stored.id = p->store_id;
-	ev.u.stored.ok = ok;
-	return ev;
-}
-
-/* The grant is on disk before the VM hears of it, however often the disk fails. */
-static void test_stored_first(void)
-{
-	struct pair p = machine(NULL);
-	struct pair_actions a = give(&p, (struct pair_event){.kind = PAIR_EV_START});
-
-	CU_ASSERT(find(&a, PAIR_DO_READ) != NULL);
-	(void)give(&p, stored(&p, 1)); /* that it is wanted */
-	a = give(&p, arbiter(&p, PAIR_ARB_VALUE, 0, 0));
-	CU_ASSERT_FATAL(find(&a, PAIR_DO_CLAIM) != NULL);
-	CU_ASSERT_EQUAL(find(&a, PAIR_DO_CLAIM)->u.claim.from, 0);
-	a = give(&p, arbiter(&p, PAIR_ARB_GRANTED, 1, 1));
-	CU_ASSERT_EQUAL(p.state, PAIR_ACTIVATING);
-	CU_ASSERT_FATAL(find(&a, PAIR_DO_STORE) != NULL);
-	CU_ASSERT_EQUAL(find(&a, PAIR_DO_STORE)->u.store.record.term, 1);
-	for (int i = 0; i < 3; i++) {
-		a = give(&p, stored(&p, 0));
-		CU_ASSERT(find(&a, PAIR_DO_VM_BOOT) == NULL);
-		CU_ASSERT(pair_deadline(&p) > p.now);
-		p.now = pair_deadline(&p);
-		a = give(&p, (struct pair_event){.kind = PAIR_EV_TICK});
-		CU_ASSERT(find(&a, PAIR_DO_STORE) != NULL);
-	}
-	a = give(&p, stored(&p, 1));
-	CU_ASSERT(find(&a, PAIR_DO_VM_BOOT) != NULL);
-}
-
-/* Answers to questions of an earlier time change nothing. */
-static void test_stale_answers(void)
-{
-	struct pair p = machine(NULL);
-	struct pair_event ev;
-	struct pair_actions a;
-
-	(void)give(&p, (struct pair_event){.kind = PAIR_EV_START});
-	ev = arbiter(&p, PAIR_ARB_GRANTED, 9, 1);
-	ev.u.arbiter.id += 5;
-	a = give(&p, ev);
-	CU_ASSERT_EQUAL(p.state, PAIR_STARTING);
-	ev = (struct pair_event){.kind = PAIR_EV_VM_EXITED, .instance = 77};
-	a = give(&p, ev);
-	CU_ASSERT_EQUAL(p.state, PAIR_STARTING);
-	a = give(&p, (struct pair_event){.kind = PAIR_EV_CONNECTED});
-	CU_ASSERT(find(&a, PAIR_DO_LINK_CLOSE) != NULL); /* a socket never leaks */
-	ev = (struct pair_event){.kind = PAIR_EV_INCOMING, .u.term = 3};
-	a = give(&p, ev);
-	CU_ASSERT(find(&a, PAIR_DO_LINK_CLOSE) != NULL);
-}
-
 /* A VM that cannot start is not started for ever. */
 static void test_failed(void)
 {
@@ -513,28 +416,6 @@ static void test_many_kills(void)
 	end(s);
 }
 
-/* A READY of an older term, heard late, is no commit of the present one. */
-static void test_outdated_ready(void)
-{
-	struct pair_record rec = {.term = 5, .wanted = 1};
-	struct pair p = machine(&rec);
-	struct pair_event ev = {.kind = PAIR_EV_PEER};
-	struct pair_actions a;
-
-	ev.u.peer = (struct pair_view){
-		.state = PAIR_RUNNING_ALONE, .health = PAIR_VM_OK, .term = 5};
-	a = give(&p, ev);
-	CU_ASSERT_FATAL(find(&a, PAIR_DO_VM_STANDBY) != NULL);
-	ev.u.peer.term = 6;
-	(void)give(&p, ev);
-	ev = (struct pair_event){.kind = PAIR_EV_VM_STATE, .instance = p.instance};
-	ev.u.vm_state.engine = PAIR_ENG_READY;
-	ev.u.vm_state.term = 5;
-	a = give(&p, ev);
-	CU_ASSERT(find(&a, PAIR_DO_VM_FENCE) != NULL);
-	CU_ASSERT_EQUAL(p.state, PAIR_FENCED);
-}
-
 static void test_lost_activation(void)
 {
 	struct sim *s = protected_world();
@@ -546,49 +427,6 @@ static void test_lost_activation(void)
 	CU_ASSERT(sim_until(s, 1, PAIR_RUNNING_ALONE, 5000));
 	CU_ASSERT_EQUAL(s->boots, 2);
 	end(s);
-}
-
-static void test_names(void)
-{
-	for (int i = 0; i < PAIR_NSTATES; i++) {
-		CU_ASSERT(strlen(pair_state_name((enum pair_state)i)) > 1);
-		CU_ASSERT_EQUAL(pair_state_check((unsigned)i), i);
-		for (int k = 0; k < i; k++)
-			CU_ASSERT_STRING_NOT_EQUAL(pair_state_name((enum pair_state)i),
-						   pair_state_name((enum pair_state)k));
-	}
-	CU_ASSERT_EQUAL(pair_state_check(PAIR_NSTATES), -1);
-	CU_ASSERT_STRING_EQUAL(pair_state_name(PAIR_NSTATES), "?");
-	CU_ASSERT_EQUAL(pair_engine_of("primary", "syncing"), PAIR_ENG_SYNCING);
-	CU_ASSERT_EQUAL(pair_engine_of("standby", "syncing"), PAIR_ENG_SB_SYNCING);
-	CU_ASSERT_EQUAL(pair_engine_of("standby", "protected"), PAIR_ENG_NONE);
-	CU_ASSERT_EQUAL(pair_engine_of(NULL, "ready"), PAIR_ENG_NONE);
-	CU_ASSERT_EQUAL(pair_engine_of("none", "none"), PAIR_ENG_NONE);
-	for (int i = 0; i < PAIR_NEV; i++)
-		CU_ASSERT(strlen(pair_event_name((enum pair_ev_kind)i)) > 1);
-	for (int i = 0; i < PAIR_NACT; i++)
-		CU_ASSERT(strlen(pair_action_name((enum pair_act_kind)i)) > 1);
-}
-
-static void test_refusals_are_told(void)
-{
-	struct pair p = machine(NULL);
-	char why[128];
-
-	CU_ASSERT(pair_accepts(&p, &(struct pair_event){.kind = PAIR_EV_START}, why,
-			       sizeof(why)));
-	CU_ASSERT_STRING_EQUAL(why, "");
-	for (int k = PAIR_EV_STOP; k <= PAIR_EV_OVERRIDE; k++) {
-		struct pair_event ev = {.kind = (enum pair_ev_kind)k};
-		struct pair_actions a;
-
-		CU_ASSERT(!pair_accepts(&p, &ev, why, sizeof(why)));
-		CU_ASSERT(strlen(why) > 10);
-		a = give(&p, ev);
-		CU_ASSERT_EQUAL(a.n, 1);
-		CU_ASSERT_EQUAL(a.list[0].kind, PAIR_DO_LOG);
-		CU_ASSERT_EQUAL(p.state, PAIR_OFF);
-	}
 }
 
 static void test_safe_to_lose(void)
@@ -607,56 +445,6 @@ static void test_safe_to_lose(void)
 	CU_ASSERT(!pair_safe_to_lose_self(&s->h[0].p, why, sizeof(why)));
 	CU_ASSERT_STRING_EQUAL(why, "the peer is silent");
 	end(s);
-}
-
-/* Any event in any state, thousands of times: never an illegal transition, never too many
- * actions (both are asserted in the machine). */
-static void test_any_event(void)
-{
-	struct sim *s = sim_create(99);
-	struct pair p = machine(NULL);
-	struct pair_actions out;
-	uint64_t now = 1;
-
-	for (int i = 0; i < 1000000; i++) {
-		struct pair_event ev = {
-			.kind = (enum pair_ev_kind)(sim_rand(s) % PAIR_NEV)};
-
-		now += sim_rand(s) % (100 * SIM_MS);
-		ev.instance = p.instance - (sim_rand(s) % 8 == 0);
-		switch (ev.kind) {
-		case PAIR_EV_PEER:
-			ev.u.peer.state = (enum pair_state)(sim_rand(s) % PAIR_NSTATES);
-			ev.u.peer.health = (enum pair_health)(sim_rand(s) % PAIR_NHEALTH);
-			ev.u.peer.flags = sim_rand(s) % (PAIR_VIEW_FLAGS + 1);
-			ev.u.peer.term = p.term - 1 + sim_rand(s) % 3;
-			break;
-		case PAIR_EV_VM_STATE:
-			ev.u.vm_state.engine =
-				(enum pair_engine)(sim_rand(s) % PAIR_NENGINE);
-			ev.u.vm_state.term = p.term - 1 + sim_rand(s) % 3;
-			ev.u.vm_state.bye = sim_one_in(s, 10);
-			break;
-		case PAIR_EV_ARBITER:
-			ev = arbiter(&p, (enum pair_arb_result)(sim_rand(s) % 4),
-				     p.term - 1 + sim_rand(s) % 3, sim_one_in(s, 2));
-			break;
-		case PAIR_EV_STORED:
-			ev = stored(&p, !sim_one_in(s, 4));
-			break;
-		case PAIR_EV_START:
-		case PAIR_EV_OVERRIDE:
-			ev.u.override.cold = sim_one_in(s, 2);
-			break;
-		default:
-			ev.u.term = p.term - 1 + sim_rand(s) % 3;
-		}
-		pair_step(&p, now, &ev, &out);
-		CU_ASSERT_FATAL(out.n <= PAIR_ACTIONS_MAX);
-		if (p.term > UINT64_MAX / 2 || sim_one_in(s, 5000))
-			p = machine(NULL);
-	}
-	free(s);
 }
 
 int main(void)
@@ -682,16 +470,10 @@ int main(void)
 		{"two overrides", test_two_overrides},
 		{"no commit, no run", test_no_commit_no_run},
 		{"both hosts dead", test_both_dead},
-		{"grant on disk first", test_stored_first},
-		{"stale answers", test_stale_answers},
 		{"failed", test_failed},
 		{"many kills", test_many_kills},
-		{"outdated ready", test_outdated_ready},
 		{"activation that fails", test_lost_activation},
-		{"names", test_names},
-		{"refusals are told", test_refusals_are_told},
 		{"safe to lose", test_safe_to_lose},
-		{"any event in any state", test_any_event},
 	};
 	return UNIT_MAIN("pair", tests);
 }

@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * pairsim_vm - the model rhea-vm: an epoch engine reduced to what a pair machine can see of it.
+ */
+#ifndef TESTS_UNIT_PAIRSIM_VM_H
+#define TESTS_UNIT_PAIRSIM_VM_H
+
+#include "tests/unit/pairsim_world.h"
+
+static inline void sim_vm_gone(struct sim *s, int host)
+{
+	struct sim_vm *v = &s->h[host].vm;
+
+	if (!v->present)
+		return;
+	sim_close(s, v->link, host);
+	for (unsigned i = v->head; i != v->tail; i++) /* descriptors on their way to it */
+		if (v->op[i % SIM_RING].kind == OP_LINK)
+			sim_close(s, v->op[i % SIM_RING].link, host);
+	sim_vm_event(s, host, PAIR_EV_VM_EXITED, 0);
+	v->present = 0;
+}
+
+static inline void sim_vm_lost_link(struct sim *s, int host)
+{
+	struct sim_vm *v = &s->h[host].vm;
+
+	sim_close(s, v->link, host);
+	v->link = -1;
+	if (v->st == PAIR_ENG_SYNCING)
+		sim_vm_set(s, host, PAIR_ENG_ALONE);
+	else if (v->st == PAIR_ENG_ARMED || v->st == PAIR_ENG_PROTECTED)
+		sim_vm_set(s, host, PAIR_ENG_UNLINKED);
+	else if (v->st == PAIR_ENG_SB_SYNCING)
+		sim_vm_set(s, host, PAIR_ENG_EMPTY);
+	else if (v->st == PAIR_ENG_READY)
+		sim_vm_set(s, host, PAIR_ENG_LOST);
+}
+
+static inline void sim_vm_activate(struct sim *s, int host, uint64_t term)
+{
+	struct sim_vm *v = &s->h[host].vm;
+
+	if (v->st != PAIR_ENG_READY && v->st != PAIR_ENG_LOST) {
+		sim_broken(s, "a standby without a commit was told to run", host);
+		return;
+	}
+	if (s->fail_activate) {
+		sim_vm_set(s, host, PAIR_ENG_EMPTY);
+		return;
+	}
+	if (v->link >= 0 && !sim_one_in(s, 3))
+		sim_send(s, v->link, !host, MSG_FENCED, -1, term);
+	sim_close(s, v->link, host);
+	v->link = -1;
+	v->cur = v->committed;
+	v->term = term;
+	v->running = 1;
+	s->takeovers++;
+	sim_vm_set(s, host, PAIR_ENG_ACTIVE);
+	sim_vm_set(s, host, PAIR_ENG_ALONE);
+	sim_vm_event(s, host, PAIR_EV_VM_RUNNING, 0);
+}
+
+static inline void sim_vm_alone(struct sim *s, int host, uint64_t term)
+{
+	struct sim_vm *v = &s->h[host].vm;
+
+	if (v->st != PAIR_ENG_UNLINKED)
+		return; /* fenced meanwhile */
+	v->term = term;
+	s->alones++;
+	sim_release(s, host, v->cur);
+	sim_vm_set(s, host, PAIR_ENG_ALONE);
+}
+
+static inline void sim_vm_link(struct sim *s, int host, const struct sim_op *op)
+{
+	struct sim_vm *v = &s->h[host].vm;
+	enum pair_engine want = op->primary ? PAIR_ENG_ALONE : PAIR_ENG_EMPTY;
+
+	if (v->st != want || v->link >= 0) {
+		sim_close(s, op->link, host); /* -EBUSY */
+		return;
+	}
+	v->link = op->link;
+	if (!op->primary) {
+		v->term = op->term;
+		s->h[host].disk = -1;
+	}
+	sim_vm_set(s, host, op->primary ? PAIR_ENG_SYNCING : PAIR_ENG_SB_SYNCING);
+}
+
+static inline void sim_vm_off(struct sim *s, int host)
+{
+	struct sim_vm *v = &s->h[host].vm;
+
+	if (!v->running || v->off || v->st == PAIR_ENG_FENCED)
+		return;
+	if (v->st == PAIR_ENG_PROTECTED)
+		sim_send(s, v->link, !host, MSG_BYE, v->cur, v->term);
+	v->off = 1;
+	v->running = 0;
+	v->exit_at = s->now + sim_rand(s) % 50 * SIM_MS;
+	sim_vm_event(s, host, PAIR_EV_VM_POWEROFF, 0);
+}
+
+static inline void sim_vm_op(struct sim *s, int host, const struct sim_op *op)
+{
+	struct sim_vm *v = &s->h[host].vm;
+
+	switch (op->kind) {
+	case OP_BOOT:
+		v->term = op->term;
+		v->cur = sim_node(s, s->h[host].disk);
+		v->running = 1;
+		s->boots++;
+		sim_vm_set(s, host, PAIR_ENG_ALONE);
+		sim_vm_event(s, host, PAIR_EV_VM_RUNNING, 0);
+		break;
+	case OP_STANDBY:
+		v->term = op->term;
+		sim_vm_set(s, host, PAIR_ENG_EMPTY);
+		break;
+	case OP_ALONE:
+		sim_vm_alone(s, host, op->term);
+		break;
+	case OP_ACTIVATE:
+		sim_vm_activate(s, host, op->term);
+		break;
+	case OP_FENCE:
+		sim_vm_gone(s, host);
+		break;
+	case OP_POWERDOWN:
+		sim_vm_off(s, host);
+		break;
+	case OP_LINK:
+		sim_vm_link(s, host, op);
+		break;
+	case OP_UNLINK:
+		sim_vm_lost_link(s, host);
+		break;
+	}
+}
+
+static inline void sim_vm_message(struct sim *s, int host, const struct sim_msg *m)
+{
+	struct sim_vm *v = &s->h[host].vm;
+
+	switch (m->kind) {
+	case MSG_ARMED:
+	case MSG_EPOCH:
+		if (v->st != PAIR_ENG_SB_SYNCING && v->st != PAIR_ENG_READY)
+			break;
+		v->committed = s->h[host].disk = m->node;
+		sim_send(s, v->link, !host, MSG_ACK, m->node, v->term);
+		if (v->st == PAIR_ENG_SB_SYNCING)
+			sim_vm_set(s, host, PAIR_ENG_READY);
+		break;
+	case MSG_ACK:
+		if (v->st != PAIR_ENG_ARMED && v->st != PAIR_ENG_PROTECTED)
+			break;
+		sim_release(s, host, m->node);
+		if (v->st == PAIR_ENG_ARMED) {
+			s->protects++;
+			sim_vm_set(s, host, PAIR_ENG_PROTECTED);
+		}
+		break;
+	case MSG_BYE:
+		v->committed = s->h[host].disk = m->node;
+		v->st = PAIR_ENG_LOST;
+		sim_vm_event(s, host, PAIR_EV_VM_STATE, 1);
+		break;
+	case MSG_FENCED:
+		if (v->st <= PAIR_ENG_UNLINKED) {
+			v->term = m->term;
+			v->running = 0;
+			sim_vm_set(s, host, PAIR_ENG_FENCED);
+		}
+		break;
+	}
+}
+
+static inline void sim_vm_guest(struct sim *s, int host)
+{
+	struct sim_vm *v = &s->h[host].vm;
+
+	if (!v->running)
+		return;
+	v->cur = s->h[host].disk = sim_node(s, v->cur);
+	if (v->st == PAIR_ENG_ALONE || v->st == PAIR_ENG_SYNCING)
+		sim_release(s, host, v->cur);
+	if (v->st == PAIR_ENG_SYNCING && !s->never_arm && sim_one_in(s, 20)) {
+		sim_send(s, v->link, !host, MSG_ARMED, v->cur, v->term);
+		sim_vm_set(s, host, PAIR_ENG_ARMED);
+	} else if (v->st == PAIR_ENG_PROTECTED) {
+		sim_send(s, v->link, !host, MSG_EPOCH, v->cur, v->term);
+	}
+}
+
+static inline void sim_vm_step(struct sim *s, int host)
+{
+	struct sim_vm *v = &s->h[host].vm;
+	struct sim_link *l;
+
+	if (v->present && v->kill_at && v->kill_at <= s->now && s->h[host].up &&
+	    !s->h[host].stopped)
+		sim_vm_gone(s, host);
+	if (!v->present || v->stopped)
+		return;
+	while (v->present && v->head != v->tail && v->op[v->head % SIM_RING].at <= s->now)
+		sim_vm_op(s, host, &v->op[v->head++ % SIM_RING]);
+	if (v->present && v->off && v->exit_at <= s->now)
+		sim_vm_gone(s, host);
+	if (!v->present)
+		return;
+	while (v->link >= 0) {
+		l = &s->link[v->link];
+		if (!s->net_repl || l->q[host].head == l->q[host].tail ||
+		    l->q[host].m[l->q[host].head % SIM_RING].at > s->now ||
+		    sim_one_in(s, 6))
+			break;
+		sim_vm_message(s, host, &l->q[host].m[l->q[host].head++ % SIM_RING]);
+	}
+	if (v->link >= 0 && sim_eof(s, v->link, host) && !sim_one_in(s, 4))
+		sim_vm_lost_link(s, host);
+	sim_vm_guest(s, host);
+}
+
+#endif

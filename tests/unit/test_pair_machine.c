@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * test_pair_machine - the pair machine by itself: single steps, names, and any event in any state.
+ */
+#include "ctl/pair.h"
+#include "tests/unit/unit.h"
+
+#include <string.h>
+
+static struct pair machine(const struct pair_record *rec)
+{
+	struct pair_params prm = pair_params_default(100, 5);
+	struct pair p;
+
+	prm.preferred = 1;
+	pair_init(&p, &prm, rec);
+	return p;
+}
+
+static const struct pair_action *find(const struct pair_actions *a,
+				      enum pair_act_kind kind)
+{
+	for (unsigned i = 0; i < a->n; i++)
+		if (a->list[i].kind == kind)
+			return &a->list[i];
+	return NULL;
+}
+
+static struct pair_actions give(struct pair *p, struct pair_event ev)
+{
+	struct pair_actions out;
+
+	pair_step(p, p->now + 1000, &ev, &out);
+	return out;
+}
+
+static struct pair_event arbiter(const struct pair *p, enum pair_arb_result r,
+				 uint64_t term, int mine)
+{
+	struct pair_event ev = {.kind = PAIR_EV_ARBITER};
+
+	ev.u.arbiter.id = p->arb_id;
+	ev.u.arbiter.result = r;
+	ev.u.arbiter.term = term;
+	ev.u.arbiter.mine = mine;
+	return ev;
+}
+
+static struct pair_event stored(const struct pair *p, int ok)
+{
+	struct pair_event ev = {.kind = PAIR_EV_STORED};
+
+	ev.u.stored.id = p->store_id;
+	ev.u.stored.ok = ok;
+	return ev;
+}
+
+/* The grant is on disk before the VM hears of it, however often the disk fails. */
+static void test_stored_first(void)
+{
+	struct pair p = machine(NULL);
+	struct pair_actions a = give(&p, (struct pair_event){.kind = PAIR_EV_START});
+
+	CU_ASSERT(find(&a, PAIR_DO_READ) != NULL);
+	(void)give(&p, stored(&p, 1)); /* that it is wanted */
+	a = give(&p, arbiter(&p, PAIR_ARB_VALUE, 0, 0));
+	CU_ASSERT_FATAL(find(&a, PAIR_DO_CLAIM) != NULL);
+	CU_ASSERT_EQUAL(find(&a, PAIR_DO_CLAIM)->u.claim.from, 0);
+	a = give(&p, arbiter(&p, PAIR_ARB_GRANTED, 1, 1));
+	CU_ASSERT_EQUAL(p.state, PAIR_ACTIVATING);
+	CU_ASSERT_FATAL(find(&a, PAIR_DO_STORE) != NULL);
+	CU_ASSERT_EQUAL(find(&a, PAIR_DO_STORE)->u.store.record.term, 1);
+	for (int i = 0; i < 3; i++) {
+		a = give(&p, stored(&p, 0));
+		CU_ASSERT(find(&a, PAIR_DO_VM_BOOT) == NULL);
+		CU_ASSERT(pair_deadline(&p) > p.now);
+		p.now = pair_deadline(&p);
+		a = give(&p, (struct pair_event){.kind = PAIR_EV_TICK});
+		CU_ASSERT(find(&a, PAIR_DO_STORE) != NULL);
+	}
+	a = give(&p, stored(&p, 1));
+	CU_ASSERT(find(&a, PAIR_DO_VM_BOOT) != NULL);
+}
+
+/* Answers to questions of an earlier time change nothing. */
+static void test_stale_answers(void)
+{
+	struct pair p = machine(NULL);
+	struct pair_event ev;
+	struct pair_actions a;
+
+	(void)give(&p, (struct pair_event){.kind = PAIR_EV_START});
+	ev = arbiter(&p, PAIR_ARB_GRANTED, 9, 1);
+	ev.u.arbiter.id += 5;
+	a = give(&p, ev);
+	CU_ASSERT_EQUAL(p.state, PAIR_STARTING);
+	ev = (struct pair_event){.kind = PAIR_EV_VM_EXITED, .instance = 77};
+	a = give(&p, ev);
+	CU_ASSERT_EQUAL(p.state, PAIR_STARTING);
+	a = give(&p, (struct pair_event){.kind = PAIR_EV_CONNECTED});
+	CU_ASSERT(find(&a, PAIR_DO_LINK_CLOSE) != NULL); /* a socket never leaks */
+	ev = (struct pair_event){.kind = PAIR_EV_INCOMING, .u.term = 3};
+	a = give(&p, ev);
+	CU_ASSERT(find(&a, PAIR_DO_LINK_CLOSE) != NULL);
+}
+
+/* A READY of an older term, heard late, is no commit of the present one. */
+static void test_outdated_ready(void)
+{
+	struct pair_record rec = {.term = 5, .wanted = 1};
+	struct pair p = machine(&rec);
+	struct pair_event ev = {.kind = PAIR_EV_PEER};
+	struct pair_actions a;
+
+	ev.u.peer = (struct pair_view){
+		.state = PAIR_RUNNING_ALONE, .health = PAIR_VM_OK, .term = 5};
+	a = give(&p, ev);
+	CU_ASSERT_FATAL(find(&a, PAIR_DO_VM_STANDBY) != NULL);
+	ev.u.peer.term = 6;
+	(void)give(&p, ev);
+	ev = (struct pair_event){.kind = PAIR_EV_VM_STATE, .instance = p.instance};
+	ev.u.vm_state.engine = PAIR_ENG_READY;
+	ev.u.vm_state.term = 5;
+	a = give(&p, ev);
+	CU_ASSERT(find(&a, PAIR_DO_VM_FENCE) != NULL);
+	CU_ASSERT_EQUAL(p.state, PAIR_FENCED);
+}
+
+static void test_names(void)
+{
+	for (int i = 0; i < PAIR_NSTATES; i++) {
+		CU_ASSERT(strlen(pair_state_name((enum pair_state)i)) > 1);
+		CU_ASSERT_EQUAL(pair_state_check((unsigned)i), i);
+		for (int k = 0; k < i; k++)
+			CU_ASSERT_STRING_NOT_EQUAL(pair_state_name((enum pair_state)i),
+						   pair_state_name((enum pair_state)k));
+	}
+	CU_ASSERT_EQUAL(pair_state_check(PAIR_NSTATES), -1);
+	CU_ASSERT_STRING_EQUAL(pair_state_name(PAIR_NSTATES), "?");
+	CU_ASSERT_EQUAL(pair_engine_of("primary", "syncing"), PAIR_ENG_SYNCING);
+	CU_ASSERT_EQUAL(pair_engine_of("standby", "syncing"), PAIR_ENG_SB_SYNCING);
+	CU_ASSERT_EQUAL(pair_engine_of("standby", "protected"), PAIR_ENG_NONE);
+	CU_ASSERT_EQUAL(pair_engine_of(NULL, "ready"), PAIR_ENG_NONE);
+	CU_ASSERT_EQUAL(pair_engine_of("none", "none"), PAIR_ENG_NONE);
+	for (int i = 0; i < PAIR_NEV; i++)
+		CU_ASSERT(strlen(pair_event_name((enum pair_ev_kind)i)) > 1);
+	for (int i = 0; i < PAIR_NACT; i++)
+		CU_ASSERT(strlen(pair_action_name((enum pair_act_kind)i)) > 1);
+}
+
+static void test_refusals_are_told(void)
+{
+	struct pair p = machine(NULL);
+	char why[128];
+
+	CU_ASSERT(pair_accepts(&p, &(struct pair_event){.kind = PAIR_EV_START}, why,
+			       sizeof(why)));
+	CU_ASSERT_STRING_EQUAL(why, "");
+	for (int k = PAIR_EV_STOP; k <= PAIR_EV_OVERRIDE; k++) {
+		struct pair_event ev = {.kind = (enum pair_ev_kind)k};
+		struct pair_actions a;
+
+		CU_ASSERT(!pair_accepts(&p, &ev, why, sizeof(why)));
+		CU_ASSERT(strlen(why) > 10);
+		a = give(&p, ev);
+		CU_ASSERT_EQUAL(a.n, 1);
+		CU_ASSERT_EQUAL(a.list[0].kind, PAIR_DO_LOG);
+		CU_ASSERT_EQUAL(p.state, PAIR_OFF);
+	}
+}
+
+static uint64_t roll(uint64_t n)
+{
+	static uint64_t x = 88172645463325252ull;
+
+	x ^= x << 13;
+	x ^= x >> 7;
+	x ^= x << 17;
+	return (x >> 11) % n;
+}
+
+/* Terms close to the machine's own, where decisions lie. */
+static uint64_t near(const struct pair *p)
+{
+	return p->term - 1 + roll(3);
+}
+
+/* One of the kinds in @mood: leaving kinds out for a while leads to states that the right mix of
+ * all would hardly ever reach. */
+static struct pair_event any_event(const struct pair *p, unsigned mood)
+{
+	struct pair_event ev = {.instance = p->instance - !roll(8)};
+
+	do
+		ev.kind = (enum pair_ev_kind)roll(PAIR_NEV);
+	while (!(mood & 1u << ev.kind));
+	switch (ev.kind) {
+	case PAIR_EV_PEER:
+		ev.u.peer.state = (enum pair_state)roll(PAIR_NSTATES);
+		ev.u.peer.health = (enum pair_health)roll(PAIR_NHEALTH);
+		ev.u.peer.flags = (unsigned)roll(PAIR_VIEW_FLAGS + 1);
+		ev.u.peer.term = near(p);
+		break;
+	case PAIR_EV_VM_STATE:
+		ev.u.vm_state.engine = (enum pair_engine)roll(PAIR_NENGINE);
+		ev.u.vm_state.term = near(p);
+		ev.u.vm_state.bye = !roll(10);
+		break;
+	case PAIR_EV_ARBITER:
+		return arbiter(p, (enum pair_arb_result)roll(4), near(p), !roll(2));
+	case PAIR_EV_STORED:
+		return stored(p, !!roll(4));
+	case PAIR_EV_START:
+	case PAIR_EV_OVERRIDE:
+		ev.u.override.cold = !roll(2);
+		break;
+	default:
+		ev.u.term = near(p);
+	}
+	return ev;
+}
+
+/* Never an illegal transition, never too many actions: both are asserted in the machine. */
+static void test_any_event(void)
+{
+	struct pair p = machine(NULL);
+	struct pair_actions out;
+	unsigned seen = 0, mood = ~0u;
+	uint64_t now = 1;
+
+	for (int i = 0; i < 1000000; i++) {
+		struct pair_event ev = any_event(&p, mood);
+
+		if (!roll(300))
+			mood = (unsigned)roll(1u << PAIR_NEV) | 1u << PAIR_EV_TICK;
+		now += roll(100000000);
+		pair_step(&p, now, &ev, &out);
+		seen |= 1u << p.state;
+		if (pair_deadline(&p) && pair_deadline(&p) <= now)
+			CU_FAIL_FATAL("a deadline that is over");
+		if (p.term > UINT64_MAX / 2 || !roll(5000))
+			p = machine(NULL);
+	}
+	for (int i = 0; i < PAIR_NSTATES; i++) /* and it has been everywhere */
+		if (!(seen & 1u << i))
+			CU_FAIL("a state that no event led to");
+}
+
+int main(void)
+{
+	static const struct unit_test tests[] = {
+		{"grant on disk first", test_stored_first},
+		{"stale answers", test_stale_answers},
+		{"outdated ready", test_outdated_ready},
+		{"names", test_names},
+		{"refusals are told", test_refusals_are_told},
+		{"any event in any state", test_any_event},
+	};
+	return UNIT_MAIN("pair_machine", tests);
+}
