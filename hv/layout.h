@@ -23,6 +23,7 @@
 #define LAYOUT_RAM_HIGH       0x100000000ull
 
 /* I/O ports */
+#define LAYOUT_PORT_PCI	      0xCF8 /* +0 address, +4 data */
 #define LAYOUT_PORT_COM1      0x3F8
 #define LAYOUT_PORT_ACPI      0x600 /* +0 sleep control, +1 sleep status, +2 reset, +4 GED */
 

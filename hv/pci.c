@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * pci - a PCI Express root with one bus: configuration space by ECAM, memory BARs, capabilities.
  *
- * Theory of operation. A function is 256 bytes of configuration space and a mask of the bits that
+ * Theory of operation. Configuration space is in memory (ECAM), and behind an address and a data
+ * port as in old times: kernels look there before they have read the ACPI tables, and firmware
+ * knows nothing else. A function is 256 bytes of configuration space and a mask of the bits that
  * the guest may write; BAR sizing falls out of that, as the low bits of a BAR are not writable.
  * After each write (or load, or reset) the whole bus is laid out anew: what every BAR wants
  * is compared with where it is on the VM's MMIO bus; first all that moved are taken off, then
@@ -43,6 +45,16 @@ enum { STATUS_CAPS = 1 << 4 };
 enum { BAR_64 = 4, BAR_FLAGS = 0xF };
 enum { ECAM_SLOT_SHIFT = 15, ECAM_FN_SHIFT = 12, ECAM_REG_MASK = 0xFFF };
 
+/* Configuration mechanism 1 (PCI Local Bus 3.0, 3.2.2.3.2). */
+enum { PORT_ADDR = 0, PORT_DATA = 4, PORTS = 8 };
+#define PORT_ENABLE (1u << 31)
+enum {
+	PORT_BUS_SHIFT = 16,
+	PORT_SLOT_SHIFT = 11,
+	PORT_FN_SHIFT = 8,
+	PORT_REG_MASK = 0xFC
+};
+
 struct pci_bar {
 	uint32_t size; /* 0: there is none */
 	int is64;
@@ -66,6 +78,7 @@ struct pci {
 	struct pci_dev *slot[PCI_SLOTS];
 	struct pci_dev *bridge;
 	uint64_t window_next;
+	uint32_t port_addr; /* what the guest wrote to the address port */
 };
 
 static const struct state_field pci_fields[] = {
@@ -73,6 +86,12 @@ static const struct state_field pci_fields[] = {
 	STATE_END,
 };
 static const struct state_table pci_table = {"pci", 1, pci_fields};
+
+static const struct state_field root_fields[] = {
+	STATE_INT(1, 1, struct pci, port_addr),
+	STATE_END,
+};
+static const struct state_table root_table = {"pci-root", 1, root_fields};
 
 uint32_t pci_cfg_get(const struct pci_dev *d, unsigned off, unsigned len)
 {
@@ -156,20 +175,13 @@ static void bus_relayout(struct pci *pci)
 		}
 }
 
-static struct pci_dev *ecam_dev(struct pci *pci, uint64_t off)
+static struct pci_dev *dev_at(struct pci *pci, uint64_t slot, unsigned fn)
 {
-	uint64_t slot = off >> ECAM_SLOT_SHIFT;
-
-	if (slot >= PCI_SLOTS || (off >> ECAM_FN_SHIFT & 7))
-		return NULL;
-	return pci->slot[slot];
+	return slot < PCI_SLOTS && fn == 0 ? pci->slot[slot] : NULL;
 }
 
-static void ecam_read(void *self, uint64_t off, void *data, unsigned len)
+static void cfg_read(struct pci_dev *d, unsigned reg, void *data, unsigned len)
 {
-	struct pci_dev *d = ecam_dev(self, off);
-	unsigned reg = (unsigned)(off & ECAM_REG_MASK);
-
 	memset(data, 0xFF, len);
 	if (!d || len > 4 || reg % len)
 		return;
@@ -181,11 +193,8 @@ static void ecam_read(void *self, uint64_t off, void *data, unsigned len)
 	memcpy(data, d->cfg + reg, len);
 }
 
-static void ecam_write(void *self, uint64_t off, const void *data, unsigned len)
+static void cfg_write(struct pci_dev *d, unsigned reg, const void *data, unsigned len)
 {
-	struct pci *pci = self;
-	struct pci_dev *d = ecam_dev(pci, off);
-	unsigned reg = (unsigned)(off & ECAM_REG_MASK);
 	const uint8_t *p = data;
 
 	if (!d || len > 4 || reg % len || reg >= PCI_CFG_SIZE)
@@ -197,10 +206,94 @@ static void ecam_write(void *self, uint64_t off, const void *data, unsigned len)
 	}
 	d->ops->cfg_write(d->self, reg, len);
 	if (reg == CFG_COMMAND || (reg >= CFG_BAR0 && reg < CFG_BAR0 + 4 * PCI_BARS))
-		bus_relayout(pci);
+		bus_relayout(d->pci);
+}
+
+static void ecam_read(void *self, uint64_t off, void *data, unsigned len)
+{
+	cfg_read(dev_at(self, off >> ECAM_SLOT_SHIFT, off >> ECAM_FN_SHIFT & 7),
+		 (unsigned)(off & ECAM_REG_MASK), data, len);
+}
+
+static void ecam_write(void *self, uint64_t off, const void *data, unsigned len)
+{
+	cfg_write(dev_at(self, off >> ECAM_SLOT_SHIFT, off >> ECAM_FN_SHIFT & 7),
+		  (unsigned)(off & ECAM_REG_MASK), data, len);
 }
 
 static const struct bus_ops ecam_ops = {.read = ecam_read, .write = ecam_write};
+
+/* Whom the address port means: NULL if nobody, or not switched on. */
+static struct pci_dev *port_dev(struct pci *pci)
+{
+	uint32_t a = pci->port_addr;
+
+	if (!(a & PORT_ENABLE) || (a >> PORT_BUS_SHIFT & 0xFF))
+		return NULL;
+	return dev_at(pci, a >> PORT_SLOT_SHIFT & 31, a >> PORT_FN_SHIFT & 7);
+}
+
+static void port_read(void *self, uint64_t off, void *data, unsigned len)
+{
+	struct pci *pci = self;
+
+	if (off >= PORT_DATA) {
+		cfg_read(port_dev(pci),
+			 (pci->port_addr & PORT_REG_MASK) | (unsigned)(off - PORT_DATA),
+			 data, len);
+		return;
+	}
+	memset(data, 0xFF, len);
+	if (off == PORT_ADDR && len == 4)
+		memcpy(data, &pci->port_addr, 4);
+}
+
+static void port_write(void *self, uint64_t off, const void *data, unsigned len)
+{
+	struct pci *pci = self;
+
+	if (off >= PORT_DATA)
+		cfg_write(port_dev(pci),
+			  (pci->port_addr & PORT_REG_MASK) | (unsigned)(off - PORT_DATA),
+			  data, len);
+	else if (off == PORT_ADDR && len == 4)
+		memcpy(&pci->port_addr, data, 4);
+}
+
+static const struct bus_ops port_ops = {.read = port_read, .write = port_write};
+
+static int root_save(void *self, struct buf *b)
+{
+	return state_save(b, &root_table, 0, self);
+}
+
+static int root_load(void *self, struct reader *r, struct err *err)
+{
+	return state_load(r, &root_table, 0, self, err);
+}
+
+static void root_loaded(void *self)
+{
+}
+
+static void root_reset(void *self)
+{
+	((struct pci *)self)->port_addr = 0;
+}
+
+/* The root outlives the devices that sit on it: pci_destroy(). */
+static void root_destroy(void *self)
+{
+}
+
+static const struct vm_device_ops root_ops = {
+	.name = "pci-root",
+	.save = root_save,
+	.load = root_load,
+	.loaded = root_loaded,
+	.reset = root_reset,
+	.destroy = root_destroy,
+};
 
 static void no_cfg(void *self, unsigned off, unsigned len)
 {
@@ -241,15 +334,19 @@ int pci_create(struct vm *vm, struct pci **pci_out, struct err *err)
 	if (rc)
 		goto out;
 	rc = bus_add(vm_mmio(vm), LAYOUT_ECAM, LAYOUT_ECAM_SIZE, &ecam_ops, pci);
+	if (!rc)
+		rc = bus_add(vm_pio(vm), LAYOUT_PORT_PCI, PORTS, &port_ops, pci);
 	if (rc) {
-		err_sys(err, rc, "pci: configuration space at %#llx", LAYOUT_ECAM);
+		err_sys(err, rc, "pci: configuration space");
 		goto out;
 	}
+	rc = vm_add_device(vm, &root_ops, pci, 0, err);
+	if (rc)
+		goto out;
 	*pci_out = pci;
 	return 0;
 out:
-	pci_dev_destroy(pci->bridge);
-	free(pci);
+	pci_destroy(pci);
 	return rc;
 }
 
@@ -257,6 +354,7 @@ void pci_destroy(struct pci *pci)
 {
 	if (!pci)
 		return;
+	bus_remove(vm_pio(pci->vm), LAYOUT_PORT_PCI);
 	bus_remove(vm_mmio(pci->vm), LAYOUT_ECAM);
 	pci_dev_destroy(pci->bridge);
 	free(pci);

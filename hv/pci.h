@@ -40,7 +40,8 @@ struct pci_dev_ops {
 	void (*bar_moved)(void *self, unsigned bar, uint64_t addr, int on);
 };
 
-/* The root and its host bridge on vm_mmio(@vm). Returns owned; borrows @vm. */
+/* The root and its host bridge on the VM's buses, and its state among the VM's devices. Returns
+ * owned; borrows @vm. */
 int pci_create(struct vm *vm, struct pci **pci_out, struct err *err);
 /* All functions are gone already. NULL is fine. */
 void pci_destroy(struct pci *pci);

@@ -39,7 +39,7 @@ struct irq_msi {
 
 struct vm {
 	struct gm gm;
-	struct bus *mmio;
+	struct bus *mmio, *pio;
 	struct loop *loop;
 	struct pci *pci;
 	struct {
@@ -47,6 +47,7 @@ struct vm {
 		void *self;
 	} dev[FAKE_DEVS];
 	unsigned devs;
+	const struct vm_device_ops *root; /* the PCI root's, not among dev[] */
 	struct {
 		uint64_t addr;
 		int fd;
@@ -75,6 +76,11 @@ struct gm *vm_gm(struct vm *vm)
 struct bus *vm_mmio(struct vm *vm)
 {
 	return vm->mmio;
+}
+
+struct bus *vm_pio(struct vm *vm)
+{
+	return vm->pio;
 }
 
 struct pci *vm_pci(struct vm *vm)
@@ -153,9 +159,12 @@ static inline void fake_vm_open(struct vm *vm)
 	vm->gm.seen = calloc(1, FAKE_RAM);
 	vm->gm.marked = calloc(1, FAKE_RAM);
 	vm->mmio = bus_create();
-	if (!vm->gm.ram || !vm->gm.seen || !vm->gm.marked || !vm->mmio ||
+	vm->pio = bus_create();
+	if (!vm->gm.ram || !vm->gm.seen || !vm->gm.marked || !vm->mmio || !vm->pio ||
 	    loop_create(&vm->loop, &err) || pci_create(vm, &vm->pci, &err))
 		abort();
+	vm->root = vm->dev[0].ops;
+	vm->devs = 0;
 }
 
 static inline void fake_vm_close(struct vm *vm)
@@ -163,6 +172,7 @@ static inline void fake_vm_close(struct vm *vm)
 	while (vm->devs--)
 		vm->dev[vm->devs].ops->destroy(vm->dev[vm->devs].self);
 	pci_destroy(vm->pci);
+	bus_destroy(vm->pio);
 	bus_destroy(vm->mmio);
 	loop_destroy(vm->loop);
 	free(vm->gm.ram);

@@ -297,6 +297,62 @@ static void state_moves_bars_and_names_another_device(void)
 	close_bus();
 }
 
+static uint32_t port_in(unsigned port, unsigned len)
+{
+	uint32_t v = 0;
+
+	bus_read(vm.pio, port, &v, len);
+	return v;
+}
+
+static void port_out(unsigned port, unsigned len, uint32_t v)
+{
+	bus_write(vm.pio, port, &v, len);
+}
+
+static void ports_reach_the_same_registers(void)
+{
+	open_bus();
+	port_out(0xCF8, 4, 1u << 31 | 1 << 11);
+	CU_ASSERT_EQUAL(port_in(0xCF8, 4), 1u << 31 | 1 << 11);
+	CU_ASSERT_EQUAL(port_in(0xCFC, 4), 0x56781234);
+	CU_ASSERT_EQUAL(port_in(0xCFE, 2), 0x5678);
+	CU_ASSERT_EQUAL(port_in(0xCFF, 1), 0x56);
+	port_out(0xCFB, 1, 1); /* not the address port: kernels try it */
+	CU_ASSERT_EQUAL(port_in(0xCF8, 4), 1u << 31 | 1 << 11);
+	port_out(0xCF8, 4, 1u << 31 | 1 << 11 | 4);
+	port_out(0xCFC, 2, 2);
+	CU_ASSERT_EQUAL(a.at, bar_at(1));
+	port_out(0xCF8, 4, 1u << 31 | 1 << 16 | 1 << 11); /* another bus */
+	CU_ASSERT_EQUAL(port_in(0xCFC, 4), 0xFFFFFFFF);
+	port_out(0xCF8, 4, 1 << 11); /* not enabled */
+	CU_ASSERT_EQUAL(port_in(0xCFC, 4), 0xFFFFFFFF);
+	port_out(0xCF8, 4, 1u << 31 | 1 << 11 | 1 << 8); /* function 1 */
+	CU_ASSERT_EQUAL(port_in(0xCFC, 4), 0xFFFFFFFF);
+	close_bus();
+}
+
+/* A checkpoint may fall between the address and the data. */
+static void address_port_is_state(void)
+{
+	struct err err = {0};
+	struct buf s = {0};
+	struct reader r;
+
+	open_bus();
+	port_out(0xCF8, 4, 1u << 31 | 1 << 11);
+	CU_ASSERT_EQUAL(vm.root->save(vm.pci, &s), 0);
+	vm.root->reset(vm.pci);
+	CU_ASSERT_EQUAL(port_in(0xCF8, 4), 0);
+	r = reader_of(s.data, s.len);
+	CU_ASSERT_EQUAL(vm.root->load(vm.pci, &r, &err), 0);
+	CU_ASSERT_EQUAL(port_in(0xCFC, 4), 0x56781234);
+	r = reader_of(s.data, s.len - 1);
+	CU_ASSERT_EQUAL(vm.root->load(vm.pci, &r, &err), -EBADMSG);
+	buf_fini(&s);
+	close_bus();
+}
+
 /* ---- MSI-X ---- */
 
 static struct msix *m;
@@ -447,6 +503,8 @@ int main(void)
 		{"capabilities are chained", capabilities_are_chained},
 		{"slots and BARs end", slots_and_bars_end},
 		{"state moves BARs", state_moves_bars_and_names_another_device},
+		{"ports reach the same registers", ports_reach_the_same_registers},
+		{"address port is state", address_port_is_state},
 		{"vectors go where the table says", vectors_go_where_the_table_says},
 		{"masked vectors are pending", masked_vectors_are_pending},
 		{"function mask holds all", function_mask_holds_all},
