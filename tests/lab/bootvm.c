@@ -224,8 +224,10 @@ static int move(struct machine *m, const struct options *o, int kvm, struct err 
 	struct machine next = {0};
 	struct buf state = {0};
 	uint64_t t0, t1, t2;
-	int rc;
+	int rc = machine_create(&next, o, kvm, err);
 
+	if (rc)
+		goto out;
 	stop_io(m);
 	t0 = clock_mono_ns();
 	rc = vm_pause(m->vm);
@@ -237,9 +239,6 @@ static int move(struct machine *m, const struct options *o, int kvm, struct err 
 		err_sys(err, rc, "pausing and saving");
 		goto out;
 	}
-	rc = machine_create(&next, o, kvm, err);
-	if (rc)
-		goto out;
 	memcpy(gm_base(vm_gm(next.vm)), gm_base(vm_gm(m->vm)), gm_bytes(vm_gm(m->vm)));
 	rc = vm_load(next.vm, state.data, state.len, err);
 	if (rc)
@@ -331,7 +330,8 @@ static int parse(int argc, char **argv, struct options *o)
 		else
 			return -EINVAL;
 	}
-	return o->kernel ? 0 : -EINVAL;
+	/* A tap has one owner at a time. */
+	return o->kernel && !(o->taps && o->save_ms) ? 0 : -EINVAL;
 }
 
 int main(int argc, char **argv)

@@ -8,7 +8,7 @@ set -euo pipefail
 # shellcheck source=tests/lab/rhea.sh
 . "${BASH_SOURCE[0]%/*}/rhea.sh"
 
-demo=$top/build/demo
+demo=${DEMO_DIR:-$top/build/demo}
 key=counter
 after_takeover=${AFTER_TAKEOVER:-6}
 seed=${SEED:-$((16#$(od -An -N3 -tx1 /dev/urandom | tr -d ' \n')))}
@@ -109,7 +109,11 @@ read_back_disk() {
 
 rhea_begin
 say "hosts a and b are up, the arbiter is etcd on the clients' network"
+rhea_daemon a
 rhea_boot_guest
+# The standby comes to a guest that runs: its first sync is part of what is shown.
+rhea_daemon b
+rhea_protect
 start_clients
 say "power cut in $kill_after s (SEED=$seed)"
 cut_power_later

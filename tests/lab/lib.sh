@@ -47,13 +47,13 @@ step() {
 	[ $ok = 1 ]
 }
 
-# wait_until SECONDS command...: polls; for conditions that nothing can signal to a shell.
+# wait_until SECONDS command...: polls, every $poll seconds if set, what nothing can signal to a shell.
 wait_until() {
 	local end=$(($(now_ms) + $1 * 1000))
 	shift
 	until "$@"; do
 		[ "$(now_ms)" -lt $end ] || return 1
-		sleep 0.05
+		sleep "${poll:-0.05}"
 	done
 }
 

@@ -2,11 +2,13 @@
 # shellcheck shell=bash
 # Rhea on the two hosts of a lab: one config, etcd on the clients' side, the guest with its disk.
 #
-#   rhea_begin                lab, hosts and etcd up, one rhead on each host
+#   rhea_begin                lab, hosts and etcd up
+#   rhea_daemon HOST          rhead there
 #   rhea_ctl HOST ARGS...     rheactl there
 #   rhea_vm HOST              its view of the VM, as compact JSON; empty if it does not answer
 #   rhea_is HOST FILTER       whether a jq filter holds for that view
-#   rhea_boot_guest           VM started on A, its redis answers, protected to B
+#   rhea_boot_guest           VM started on A until its redis answers
+#   rhea_protect              wait until host B can carry on
 #   rhea_stop_guest HOST      power button, until it is off
 #   disk_counter IMAGE KEY    what redis left on a disk for a counter
 
@@ -71,29 +73,26 @@ rhea_hosts() {
 	done
 }
 
-rhea_daemon() {
-	install -m 600 "$lab_dir/rhea.conf" "$lab_dir/$1/rhea.conf"
-	host_spawn "$1" rhead "$B/rhead -c /lab/rhea.conf --host $1"
-}
-
 rhea_answers() {
 	rhea_ctl "$1" status > /dev/null 2>&1
 }
 
+rhea_daemon() {
+	install -m 600 "$lab_dir/rhea.conf" "$lab_dir/$1/rhea.conf"
+	host_spawn "$1" rhead "$B/rhead -c /lab/rhea.conf --host $1"
+	poll=0.5 wait_until 60 rhea_answers "$1" || die_with "$1" "rhead on host $1 does not answer"
+}
+
+# die_with HOST TEXT: and the end of what its rhead wrote.
+die_with() {
+	tail -n 30 "$lab_dir/$1/rhead.log" >&2
+	die "$2"
+}
+
 rhea_begin() {
-	local host
 	lab_begin
 	"$lab_tests/guest-image.sh"
 	rhea_hosts
-	for host in a b; do
-		rhea_daemon $host
-	done
-	for host in a b; do
-		wait_until 20 rhea_answers $host || {
-			tail -n 20 "$lab_dir/$host/rhead.log" >&2
-			die "rhead on host $host does not answer"
-		}
-	done
 }
 
 rhea_ctl() {
@@ -116,23 +115,20 @@ redis_answers() {
 }
 
 rhea_boot_guest() {
-	rhea_ctl a vm start $vm || die "the VM does not start"
+	rhea_ctl a vm start $vm > "$lab_dir/start.log" || die_with a "the VM does not start"
 	host_spawn a console "script -qfc '$B/rheactl vm console $vm' /dev/null"
-	wait_until 120 redis_answers || {
-		tail -n 30 "$lab_dir/a/console.log" "$lab_dir/a/rhead.log" >&2
-		die "redis in the guest does not answer"
-	}
-	say "the guest's redis answers"
-	wait_until 60 rhea_is a '.protected' || {
-		tail -n 20 "$lab_dir/a/rhead.log" "$lab_dir/b/rhead.log" >&2
-		die "the guest is not protected"
-	}
-	say "the guest is protected: host b can carry on"
+	poll=0.5 step "booting Debian in the guest" wait_until 300 redis_answers ||
+		die_with a "redis in the guest does not answer"
+}
+
+rhea_protect() {
+	poll=1 step "bringing the standby up on host b" wait_until 120 rhea_is a '.protected' ||
+		die_with b "the guest is not protected"
 }
 
 rhea_stop_guest() {
 	rhea_ctl "$1" vm stop $vm || return
-	wait_until 60 rhea_is "$1" '.running | not'
+	poll=0.5 wait_until 120 rhea_is "$1" '.running | not'
 }
 
 # Ends a host in good order: what it wrote to its disk is in the image then.
