@@ -201,7 +201,9 @@ static struct pair_event any_event(const struct pair *p, unsigned mood)
 		ev.u.peer.term = near(p);
 		break;
 	case PAIR_EV_VM_STATE:
-		ev.u.vm_state.engine = (enum pair_engine)roll(PAIR_NENGINE);
+		/* Often the one that comes next in a good life. */
+		ev.u.vm_state.engine = (enum pair_engine)(
+			roll(2) ? roll(PAIR_NENGINE) : (p->engine + 1) % PAIR_NENGINE);
 		ev.u.vm_state.term = near(p);
 		ev.u.vm_state.bye = !roll(10);
 		break;
