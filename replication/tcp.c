@@ -103,6 +103,9 @@ static int write_all(struct tcp *t, const uint8_t *p, size_t len)
 			len -= (size_t)n;
 		} else if (n == 0) {
 			t->send_error = wait_for(t, events, (int)t->tp.send_timeout_ms);
+		} else if (atomic_load(&t->down)) {
+			t->send_error =
+				-ESHUTDOWN; /* our own doing, while it was at it */
 		} else {
 			/* The peer's good-bye is no success for who sends. */
 			t->send_error = n == -EPIPE ? -ECONNRESET : (int)n;

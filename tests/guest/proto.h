@@ -13,9 +13,10 @@
 
 enum gp_type {
 	GP_COUNT = 1, /* guest -> all: one turn of the work loop is done */
-	GP_FAIL = 2,  /* guest -> all: a self-check failed; text says which; the guest stops */
-	GP_PING = 3,  /* client -> guest: seq */
-	GP_PONG = 4,  /* guest -> the asker: seq as asked, n */
+	GP_FAIL =
+		2, /* guest -> all: a self-check failed; text says which; the guest stops */
+	GP_PING = 3, /* client -> guest: seq */
+	GP_PONG = 4, /* guest -> the asker: seq as asked, n */
 };
 
 struct gp_frame {
@@ -23,13 +24,15 @@ struct gp_frame {
 	uint16_t ethertype; /* big-endian, as on every Ethernet */
 	uint32_t magic;
 	uint32_t type;
-	uint64_t boot_id; /* drawn once, at the guest's start: another one means a reboot */
-	uint64_t n;	  /* the counter: grows by one each turn */
-	uint64_t mem_n;	  /* what all dirtied pages held, every word checked */
-	uint64_t disk_n;  /* what the header block on disk holds: written and completed; == n when disk=1 */
-	uint64_t seq;	  /* of a PING */
-	uint64_t tsc;	  /* when it was made, on the guest's clock */
-	char text[40];	  /* of a FAIL */
+	uint64_t
+		boot_id; /* drawn once, at the guest's start: another one means a reboot */
+	uint64_t n;	 /* the counter: grows by one each turn */
+	uint64_t mem_n;	 /* what all dirtied pages held, every word checked */
+	uint64_t
+		disk_n; /* what the header block on disk holds: written and completed; == n when disk=1 */
+	uint64_t seq;  /* of a PING */
+	uint64_t tsc;  /* when it was made, on the guest's clock */
+	char text[40]; /* of a FAIL */
 } __attribute__((packed));
 
 _Static_assert(sizeof(struct gp_frame) == 110, "gp_frame");
