@@ -56,8 +56,9 @@ static enum wish_state judge_start(const struct wait *w, const char **why_out)
 {
 	const struct pair *p = vmrun_pair(w->v);
 
-	*why_out = "it failed to start several times; \"rheactl events\" tells why";
-	if (p->state == PAIR_FAILED)
+	/* Back in OFF: the machine has said why it may not start here. */
+	*why_out = vmrun_said(w->v);
+	if (p->state == PAIR_FAILED || (p->state == PAIR_OFF && w->last != PAIR_NSTATES))
 		return WISH_FAILED;
 	if (runs(p->state) && p->running)
 		return WISH_DONE;
@@ -109,7 +110,9 @@ static void look(struct wait *w)
 		finish(w);
 		return;
 	case WISH_FAILED:
-		ctl_error(w->c, "%s %s: %s", w->what, vmrun_config(w->v)->name, why);
+		ctl_error(w->c, "%s %s: %s%s%s", w->what, vmrun_config(w->v)->name, why,
+			  w->h->peer_up ? "; if it belongs there, do it on host " : "",
+			  w->h->peer_up ? config_peer(w->h->cfg)->name : "");
 		wait_free(w);
 		return;
 	case WISH_OPEN:

@@ -89,9 +89,16 @@ static void on_msg(evutil_socket_t fd, short what, void *arg)
 	struct vmproc *p = arg;
 	int rc = receive(p);
 
-	/* The socket's end comes with the process's end, which the pidfd tells. */
-	if (rc && rc != -EAGAIN && rc != -EBADMSG && event_del(p->on_msg))
+	if (!rc || rc == -EAGAIN || rc == -EBADMSG)
+		return;
+	if (event_del(p->on_msg))
 		log_err("rhea-vm: an event could not be removed");
+	/* A dying process closes its files well before it can be reaped: the time that freeing
+	 * its memory takes is time that the peer can use. */
+	if (!p->hung) {
+		p->hung = 1;
+		p->ops->hung(p->arg, 0);
+	}
 }
 
 static void on_exit_ready(evutil_socket_t fd, short what, void *arg)

@@ -27,7 +27,8 @@ enum { VMPROC_BUSY_MS = 10000, VMPROC_FDS_MAX = 24 };
 struct vmproc_ops {
 	/* A message of rhea-vm (borrowed). Pongs come here too. */
 	void (*event)(void *arg, json_t *ev);
-	/* No answer for @ms now; and: it answers again. */
+	/* No answer for @ms now (0: it closed its socket, so it is about to end); and: it
+	 * answers again. */
 	void (*hung)(void *arg, unsigned ms);
 	void (*revived)(void *arg);
 	/* It has ended, with @status as of waitpid(2). The last callback; the vmproc is to be

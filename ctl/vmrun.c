@@ -86,6 +86,11 @@ static void on_deadline(evutil_socket_t fd, short what, void *arg)
 	vmrun_simple(arg, PAIR_EV_TICK);
 }
 
+static void on_retry(evutil_socket_t fd, short what, void *arg)
+{
+	vmrun_try_start(arg);
+}
+
 void vmrun_arbiter(struct vmrun *v, const struct arb_answer *ans)
 {
 	static const enum pair_arb_result result[] = {
@@ -170,6 +175,7 @@ static void on_guest(struct vmrun *v, json_t *msg)
 	const char *why = json_string_value(json_object_get(msg, "why"));
 	int off = what && !strcmp(what, "poweroff");
 
+	v->guest_ended = 1;
 	(void)events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
 			 off ? "the guest powered off%s%s" : "the guest crashed%s%s",
 			 why && why[0] ? ": " : "",
@@ -248,11 +254,14 @@ static void on_hung(void *arg, unsigned ms)
 {
 	struct vmrun *v = arg;
 
-	log_warn("%s: rhea-vm %d has not answered for %u ms", v->cfg->name,
-		 (int)vmproc_pid(v->proc), ms);
+	/* It was told to end, or has told why it ends. */
+	if (!ms && (v->guest_ended || v->pair.state == PAIR_FENCED))
+		return;
+	log_warn("%s: rhea-vm %d %s", v->cfg->name, (int)vmproc_pid(v->proc),
+		 ms ? "does not answer" : "closed its socket: it is ending");
 	(void)events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
-			 "rhea-vm has not answered for %u ms",
-			 ms); /* the id is of no use */
+			 ms ? "rhea-vm has not answered for %u ms" : "rhea-vm is ending",
+			 ms); /* the id is of no use here */
 	vmrun_simple(v, PAIR_EV_VM_HUNG);
 }
 
@@ -315,8 +324,9 @@ int vmrun_create(struct host *h, unsigned index, struct vmrun **v_out, struct er
 	v->cfg = &h->cfg->vms[index];
 	v->kept_fd = -1;
 	v->deadline = evtimer_new(loop_base(h->loop), on_deadline, v);
-	rc = v->deadline ? load_record(v, &g, &found, err)
-			 : err_set(err, -ENOMEM, "out of memory");
+	v->retry = evtimer_new(loop_base(h->loop), on_retry, v);
+	rc = v->deadline && v->retry ? load_record(v, &g, &found, err)
+				     : err_set(err, -ENOMEM, "out of memory");
 	if (!rc)
 		rc = console_create(h->loop, &v->con, err);
 	if (rc) {
@@ -343,6 +353,8 @@ void vmrun_destroy(struct vmrun *v)
 	console_destroy(v->con);
 	if (v->deadline)
 		event_free(v->deadline);
+	if (v->retry)
+		event_free(v->retry);
 	json_decref(v->stats);
 	free(v);
 }
@@ -377,6 +389,11 @@ struct vmproc *vmrun_proc(const struct vmrun *v)
 struct console *vmrun_console(const struct vmrun *v)
 {
 	return v->con;
+}
+
+const char *vmrun_said(const struct vmrun *v)
+{
+	return v->said;
 }
 
 uint64_t vmrun_activate_us(const struct vmrun *v)

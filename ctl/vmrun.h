@@ -49,6 +49,8 @@ const struct config_vm *vmrun_config(const struct vmrun *v);
 const struct pair *vmrun_pair(const struct vmrun *v);
 struct vmproc *vmrun_proc(const struct vmrun *v); /* NULL: none runs */
 struct console *vmrun_console(const struct vmrun *v);
+/* The last line that the pair machine said. */
+const char *vmrun_said(const struct vmrun *v);
 /* How long the last takeover on this host took inside rhea-vm, microseconds; 0: none. */
 uint64_t vmrun_activate_us(const struct vmrun *v);
 

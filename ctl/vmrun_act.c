@@ -16,6 +16,7 @@
 #include "hv/base/log.h"
 
 #include <errno.h>
+#include <event2/event.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -25,6 +26,7 @@ enum { CONNECT_MS = 2000 };
 
 static void do_log(struct vmrun *v, const struct pair_action *a)
 {
+	memcpy(v->said, a->u.log.text, sizeof(v->said));
 	log_at((enum log_level)a->u.log.level, "%s: %s", v->cfg->name, a->u.log.text);
 	(void)events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch, "%s",
 			 a->u.log.text); /* the id is of no use here */
@@ -80,16 +82,22 @@ static void do_store(struct vmrun *v, const struct pair_action *a)
 		vmrun_stored(v, rq.id, 0, "out of memory");
 }
 
-static void start_vm(struct vmrun *v, const struct pair_action *a, const char *first_op)
+/* The kernel goes on with the requests that a killed process had in flight after it was
+ * reaped; until they are done its disks are locked, and nothing may be read from them. */
+static int try_later(struct vmrun *v, int rc)
+{
+	static const struct timeval pause = {.tv_usec = VMRUN_RETRY_MS * 1000};
+
+	return (rc == -EAGAIN || rc == -EBUSY) && clock_mono_ns() < v->retry_until_ns &&
+	       !event_add(v->retry, &pause);
+}
+
+void vmrun_try_start(struct vmrun *v)
 {
 	struct err err = {0};
+	int rc = vmrun_start(v->h, v->cfg, v->con, &vmrun_proc_ops, v, &v->proc, &err);
 
-	v->instance = a->u.vm.instance;
-	v->first_op = first_op;
-	v->first_term = a->u.vm.term;
-	vmproc_destroy(v->proc); /* one of an instance that nobody waits for any more */
-	v->proc = NULL;
-	if (!vmrun_start(v->h, v->cfg, v->con, &vmrun_proc_ops, v, &v->proc, &err))
+	if (!rc || try_later(v, rc))
 		return;
 	log_err("%s: rhea-vm cannot be started: %s", v->cfg->name, err.msg);
 	(void)events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
@@ -97,6 +105,18 @@ static void start_vm(struct vmrun *v, const struct pair_action *a, const char *f
 			 err.msg); /* the id is of no use here */
 	v->first_op = NULL;
 	vmrun_simple(v, PAIR_EV_VM_EXITED);
+}
+
+static void start_vm(struct vmrun *v, const struct pair_action *a, const char *first_op)
+{
+	v->instance = a->u.vm.instance;
+	v->guest_ended = 0;
+	v->first_op = first_op;
+	v->first_term = a->u.vm.term;
+	vmproc_destroy(v->proc); /* one of an instance that nobody waits for any more */
+	v->proc = NULL;
+	v->retry_until_ns = clock_mono_ns() + VMRUN_RETRY_LIMIT_MS * 1000000ull;
+	vmrun_try_start(v);
 }
 
 static void do_boot(struct vmrun *v, const struct pair_action *a)
@@ -152,8 +172,12 @@ static void do_activate(struct vmrun *v, const struct pair_action *a)
 
 static void do_fence(struct vmrun *v, const struct pair_action *a)
 {
-	if (is_current(v, a))
+	if (is_current(v, a)) {
 		vmproc_fence(v->proc, a->u.vm.term, PAIR_FENCE_KILL_MS);
+	} else if (evtimer_pending(v->retry, NULL) && !event_del(v->retry)) {
+		v->first_op = NULL;
+		vmrun_simple(v, PAIR_EV_VM_EXITED); /* it was never born */
+	}
 }
 
 static void do_powerdown(struct vmrun *v, const struct pair_action *a)

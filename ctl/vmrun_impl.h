@@ -17,7 +17,7 @@ struct vmproc;
 struct vmproc_ops;
 
 /* What can be pending: each outstanding deed answers once, and few are outstanding. */
-enum { VMRUN_QUEUE_MAX = 16 };
+enum { VMRUN_QUEUE_MAX = 16, VMRUN_RETRY_MS = 10, VMRUN_RETRY_LIMIT_MS = 3000 };
 
 struct vmrun {
 	struct host *h; /* borrowed */
@@ -33,11 +33,15 @@ struct vmrun {
 			      and the config does */
 
 	struct vmproc *proc;
-	uint64_t instance; /* of proc */
+	uint64_t instance;   /* of proc */
+	struct event *retry; /* waits for disks and taps of the process before */
+	uint64_t retry_until_ns;
 	const char *
 		first_op; /* "boot" or "standby", sent when it is ready; NULL: was sent */
 	uint64_t first_term;
+	int guest_ended; /* proc has told that its guest is off or crashed */
 	uint64_t activate_us;
+	char said[PAIR_LOG_MAX]; /* the machine's last line, for people who wait */
 	json_t *stats;
 	uint64_t stats_asked, stats_got;
 
@@ -47,6 +51,8 @@ struct vmrun {
 
 extern const struct vmproc_ops vmrun_proc_ops;
 
+/* Start the process that the last VM_BOOT or VM_STANDBY asked for; for the retry timer. */
+void vmrun_try_start(struct vmrun *v);
 /* Do it. May call vmrun_event(), which queues. */
 void vmrun_do(struct vmrun *v, const struct pair_action *a);
 
