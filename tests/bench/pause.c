@@ -236,8 +236,8 @@ static void make_engines(struct engine_turn *t)
 		die(&e, "participants");
 	parts[0] = mach_part(t->mach);
 	parts[1] = mem_part(t->mem);
-	sparts[0] = mem_standby(t->s_mem);
-	sparts[1] = mach_standby(t->s_mach);
+	sparts[0] = mach_standby(t->s_mach);
+	sparts[1] = mem_standby(t->s_mem);
 	if (primary_create(&pc, parts, 2, &t->primary, &e) ||
 	    standby_create(&sc, sparts, 2, &t->standby, &e) ||
 	    primary_alone(t->primary, 1, &e) || vm_start(t->p.vm, &e))
