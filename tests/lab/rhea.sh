@@ -35,9 +35,9 @@ rhea_config() {
 	cat <<-C
 		);
 		arbiter = { kind = "etcd"; endpoints = ( "http://$client_ip:$etcd_port" ); };
-		heartbeat = { interval_ms = ${HEARTBEAT_MS:-100}; missed = ${HEARTBEAT_MISSED:-10}; };
+		heartbeat = { interval_ms = ${HEARTBEAT_MS:-100}; missed = ${HEARTBEAT_MISSED:-15}; };
 		vms = ( {
-		  name = "$vm"; host = "a"; memory = "${GUEST_MEMORY:-256M}"; vcpus = ${GUEST_VCPUS:-1};
+		  name = "$vm"; host = "a"; memory = "${GUEST_MEMORY:-192M}"; vcpus = ${GUEST_VCPUS:-1};
 		  kernel = "$lab_cache/guest/vmlinuz"; initrd = "$lab_cache/guest/initrd";
 		  cmdline = "$guest_cmdline"; interval_ms = ${EPOCH_MS:-25};
 		  disks = ( { path = "/dev/vda"; serial = "system"; } );
@@ -122,7 +122,7 @@ rhea_boot_guest() {
 }
 
 rhea_protect() {
-	poll=1 step "bringing the standby up on host b" wait_until 120 rhea_is a '.protected' ||
+	poll=1 step "bringing the standby up on host b" wait_until 300 rhea_is a '.protected' ||
 		die_with b "the guest is not protected"
 }
 
