@@ -212,9 +212,8 @@ void cmd_vm_stop(struct host *h, struct ctl_conn *c, json_t *req)
 			vmrun_config(v)->name, config_peer(h->cfg)->name);
 		return;
 	}
-	(void)events_add(h->events, vmrun_config(v)->name, p->term, p->epoch,
-			 "operator: stop%s",
-			 force ? " by force" : ""); /* the id is of no use here */
+	events_add(h->events, vmrun_config(v)->name, p->term, p->epoch,
+		   "operator: stop%s", force ? " by force" : "");
 	wish(h, c, req, v, &ev, "stop", STOP_MS, judge_stop);
 }
 
@@ -241,8 +240,8 @@ static int override_ok(struct host *h, struct ctl_conn *c, struct vmrun *v,
 			vmrun_config(v)->name);
 		return 0;
 	}
-	(void)events_add(h->events, vmrun_config(v)->name, p->term, p->epoch,
-			 "operator's override: %s", words); /* the id is of no use here */
+	events_add(h->events, vmrun_config(v)->name, p->term, p->epoch,
+		   "operator's override: %s", words);
 	return 1;
 }
 
@@ -263,7 +262,7 @@ void cmd_failover(struct host *h, struct ctl_conn *c, json_t *req)
 	}
 	ev.u.override.cold = json_is_true(json_object_get(req, "cold"));
 	if (!words)
-		(void)events_add(h->events, vmrun_config(v)->name, p->term, p->epoch,
-				 "operator: failover"); /* the id is of no use here */
+		events_add(h->events, vmrun_config(v)->name, p->term, p->epoch,
+			   "operator: failover");
 	wish(h, c, req, v, &ev, "failover of", FAILOVER_MS, judge_failover);
 }

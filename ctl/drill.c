@@ -180,10 +180,9 @@ static void finish(struct drill *d, const char *why)
 	const struct pair *p = vmrun_pair(d->v);
 
 	heal(d);
-	(void)events_add(d->h->events, vmrun_config(d->v)->name, p->term, p->epoch,
-			 "drill %s ended: gap %.1f ms%s%s", d->deed->name,
-			 d->runs_ns ? since_ms(d, d->runs_ns) : -1.0, why[0] ? ", " : "",
-			 why); /* the id is of no use here */
+	events_add(d->h->events, vmrun_config(d->v)->name, p->term, p->epoch,
+		   "drill %s ended: gap %.1f ms%s%s", d->deed->name,
+		   d->runs_ns ? since_ms(d, d->runs_ns) : -1.0, why[0] ? ", " : "", why);
 	if (d->c)
 		ctl_end(d->c, json_pack("{s:o}", "report", report(d, why)));
 	drill_free(d);
@@ -347,9 +346,8 @@ void drill_cmd(struct host *h, struct ctl_conn *c, json_t *req)
 		ctl_error(c, "rhead: out of memory");
 		return;
 	}
-	(void)events_add(h->events, vmrun_config(v)->name, d->term_before,
-			 vmrun_pair(v)->epoch, "drill %s begins",
-			 deed->name); /* the id is of no use here */
+	events_add(h->events, vmrun_config(v)->name, d->term_before, vmrun_pair(v)->epoch,
+		   "drill %s begins", deed->name);
 	h->drill = d;
 	ctl_async(c, on_gone, d);
 	host_watch_add(h, &d->watch);

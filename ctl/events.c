@@ -265,8 +265,8 @@ void events_close(struct events *e)
 	free(e);
 }
 
-uint64_t events_add(struct events *e, const char *vm, uint64_t term, uint64_t epoch,
-		    const char *fmt, ...)
+void events_add(struct events *e, const char *vm, uint64_t term, uint64_t epoch,
+		const char *fmt, ...)
 {
 	struct event_rec *r;
 	va_list ap;
@@ -285,7 +285,6 @@ uint64_t events_add(struct events *e, const char *vm, uint64_t term, uint64_t ep
 	pthread_mutex_unlock(&e->lock);
 	if (e->fn)
 		e->fn(e->fn_arg, r);
-	return r->id;
 }
 
 /* Ids may have gaps (a history that was not stored for a while), so look for the next

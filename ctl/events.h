@@ -33,9 +33,9 @@ int events_open(const char *path, struct events **e_out, struct err *err);
 void events_close(struct events *e);
 
 /* Remember one event, now; texts are copied and cut to fit, @vm may be NULL. One thread
- * calls this and the functions below. Returns its id. */
-uint64_t events_add(struct events *e, const char *vm, uint64_t term, uint64_t epoch,
-		    const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+ * calls this and the functions below. */
+void events_add(struct events *e, const char *vm, uint64_t term, uint64_t epoch,
+		const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 /* The oldest event kept with an id above @after, or NULL. Good until the next
  * events_add(). */
 const struct event_rec *events_next(const struct events *e, uint64_t after);

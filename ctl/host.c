@@ -74,16 +74,14 @@ static void note_arbiter(struct host *h, const struct arb_answer *ans)
 		return;
 	if (host_arbiter_ok(h)) {
 		log_info("arbiter %s answers", arbiter_name(h->arbiter));
-		(void)events_add(h->events, NULL, UINT64_MAX, UINT64_MAX,
-				 "arbiter %s answers",
-				 arbiter_name(h->arbiter)); /* the id is of no use here */
+		events_add(h->events, NULL, UINT64_MAX, UINT64_MAX, "arbiter %s answers",
+			   arbiter_name(h->arbiter));
 	} else {
 		log_warn("arbiter %s does not answer: %s", arbiter_name(h->arbiter),
 			 ans->why);
-		(void)events_add(h->events, NULL, UINT64_MAX, UINT64_MAX,
-				 "arbiter %s does not answer: %s",
-				 arbiter_name(h->arbiter),
-				 ans->why); /* the id is of no use here */
+		events_add(h->events, NULL, UINT64_MAX, UINT64_MAX,
+			   "arbiter %s does not answer: %s", arbiter_name(h->arbiter),
+			   ans->why);
 	}
 }
 
@@ -131,9 +129,8 @@ static void on_peer(void *arg, const struct hb_peer *peer)
 
 	if (!h->peer_up) {
 		log_info("host %s is up", config_peer(h->cfg)->name);
-		(void)events_add(
-			h->events, NULL, UINT64_MAX, UINT64_MAX, "host %s is up",
-			config_peer(h->cfg)->name); /* the id is of no use here */
+		events_add(h->events, NULL, UINT64_MAX, UINT64_MAX, "host %s is up",
+			   config_peer(h->cfg)->name);
 	}
 	h->peer_up = 1;
 	h->peer_wall_delta_ns = peer->wall_delta_ns;
@@ -148,9 +145,8 @@ static void on_lost(void *arg)
 	struct host *h = arg;
 
 	log_warn("host %s is silent on all paths", config_peer(h->cfg)->name);
-	(void)events_add(h->events, NULL, UINT64_MAX, UINT64_MAX,
-			 "host %s is silent on all paths",
-			 config_peer(h->cfg)->name); /* the id is of no use here */
+	events_add(h->events, NULL, UINT64_MAX, UINT64_MAX,
+		   "host %s is silent on all paths", config_peer(h->cfg)->name);
 	h->peer_up = 0;
 	for (unsigned i = 0; i < h->n_vms; i++)
 		vmrun_simple(h->vm[i], PAIR_EV_PEER_LOST);
@@ -164,9 +160,8 @@ static void on_path(void *arg, unsigned path, int up)
 
 	log_at(up ? LOG_LVL_INFO : LOG_LVL_WARN, "heartbeat path %s - %s is %s", from, to,
 	       up ? "up" : "down");
-	(void)events_add(h->events, NULL, UINT64_MAX, UINT64_MAX,
-			 "heartbeat path %s - %s is %s", from, to,
-			 up ? "up" : "down"); /* the id is of no use here */
+	events_add(h->events, NULL, UINT64_MAX, UINT64_MAX,
+		   "heartbeat path %s - %s is %s", from, to, up ? "up" : "down");
 }
 
 static void on_link(void *arg, const struct preface *p, int fd)
@@ -252,8 +247,8 @@ static int begin(struct host *h, struct err *err)
 		return err_set(err, -ENOMEM, "out of memory");
 	if (h->n_vms)
 		event_active(h->probe, EV_TIMEOUT, 0);
-	(void)events_add(h->events, NULL, UINT64_MAX, UINT64_MAX,
-			 "rhead " RHEA_VERSION " started"); /* the id is of no use here */
+	events_add(h->events, NULL, UINT64_MAX, UINT64_MAX,
+		   "rhead " RHEA_VERSION " started");
 	for (unsigned i = 0; i < h->n_vms; i++)
 		vmrun_begin(h->vm[i]);
 	return hb_start(h->hb, err);
@@ -300,8 +295,8 @@ void host_leave(struct host *h)
 
 	if (h->leave)
 		return;
-	(void)events_add(h->events, NULL, UINT64_MAX, UINT64_MAX,
-			 "rhead ends, as it was told to"); /* the id is of no use here */
+	events_add(h->events, NULL, UINT64_MAX, UINT64_MAX,
+		   "rhead ends, as it was told to");
 	h->leave = evtimer_new(loop_base(h->loop), on_leave, h);
 	if (!h->leave || event_add(h->leave, &moment))
 		loop_stop(h->loop);

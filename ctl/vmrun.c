@@ -149,9 +149,8 @@ static void on_state(struct vmrun *v, json_t *msg)
 	ev.u.vm_state.term = number(msg, "term");
 	ev.u.vm_state.bye = json_is_true(json_object_get(msg, "bye"));
 	if (why && why[0])
-		(void)events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
-				 "engine %s: %s", state ? state : "?",
-				 why); /* the id is of no use */
+		events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
+			   "engine %s: %s", state ? state : "?", why);
 	vmrun_event(v, &ev);
 }
 
@@ -161,11 +160,10 @@ static void on_running(struct vmrun *v, json_t *msg)
 
 	v->activate_us = number(msg, "activate_us");
 	ev.u.term = number(msg, "term");
-	(void)events_add(
-		v->h->events, v->cfg->name, ev.u.term, v->pair.epoch,
-		"the guest runs on this host, %llu.%03llu ms after it was told to",
-		(unsigned long long)(v->activate_us / 1000),
-		(unsigned long long)(v->activate_us % 1000)); /* the id is of no use */
+	events_add(v->h->events, v->cfg->name, ev.u.term, v->pair.epoch,
+		   "the guest runs on this host, %llu.%03llu ms after it was told to",
+		   (unsigned long long)(v->activate_us / 1000),
+		   (unsigned long long)(v->activate_us % 1000));
 	vmrun_event(v, &ev);
 }
 
@@ -176,10 +174,9 @@ static void on_guest(struct vmrun *v, json_t *msg)
 	int off = what && !strcmp(what, "poweroff");
 
 	v->guest_ended = 1;
-	(void)events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
-			 off ? "the guest powered off%s%s" : "the guest crashed%s%s",
-			 why && why[0] ? ": " : "",
-			 why ? why : ""); /* the id is of no use */
+	events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
+		   off ? "the guest powered off%s%s" : "the guest crashed%s%s",
+		   why && why[0] ? ": " : "", why ? why : "");
 	vmrun_simple(v, off ? PAIR_EV_VM_POWEROFF : PAIR_EV_VM_CRASH);
 }
 
@@ -240,10 +237,9 @@ static void on_event(void *arg, json_t *msg)
 	else if (!strcmp(ev, "ready"))
 		on_ready(v);
 	else if (!strcmp(ev, "error"))
-		(void)events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
-				 "rhea-vm gives up: %s",
-				 json_string_value(json_object_get(
-					 msg, "why"))); /* no use for the id */
+		events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
+			   "rhea-vm gives up: %s",
+			   json_string_value(json_object_get(msg, "why")));
 	else
 		log_ratelimited(LOG_LVL_WARN, 10000,
 				"%s: rhea-vm said \"%s\", which is not known here",
@@ -259,9 +255,8 @@ static void on_hung(void *arg, unsigned ms)
 		return;
 	log_warn("%s: rhea-vm %d %s", v->cfg->name, (int)vmproc_pid(v->proc),
 		 ms ? "does not answer" : "closed its socket: it is ending");
-	(void)events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
-			 ms ? "rhea-vm has not answered for %u ms" : "rhea-vm is ending",
-			 ms); /* the id is of no use here */
+	events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
+		   ms ? "rhea-vm has not answered for %u ms" : "rhea-vm is ending", ms);
 	vmrun_simple(v, PAIR_EV_VM_HUNG);
 }
 
@@ -286,8 +281,8 @@ static void on_exited(void *arg, int status)
 		(void)snprintf(how, sizeof(how), "exit status %d",
 			       WEXITSTATUS(status)); /* fits */
 	log_info("%s: rhea-vm ended: %s", v->cfg->name, how);
-	(void)events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
-			 "rhea-vm ended: %s", how); /* the id is of no use */
+	events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
+		   "rhea-vm ended: %s", how);
 	vmproc_destroy(v->proc);
 	v->proc = NULL;
 	v->first_op = NULL;
@@ -364,7 +359,6 @@ void vmrun_begin(struct vmrun *v)
 	struct pair_view view = pair_view(&v->pair);
 	struct pair_event ev = {.kind = PAIR_EV_START};
 
-	v->begun = 1;
 	hb_set_vm(v->h->hb, v->index, &view);
 	ev.u.start.automatic = 1;
 	if (v->wanted_before)

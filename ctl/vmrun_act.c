@@ -28,8 +28,8 @@ static void do_log(struct vmrun *v, const struct pair_action *a)
 {
 	memcpy(v->said, a->u.log.text, sizeof(v->said));
 	log_at((enum log_level)a->u.log.level, "%s: %s", v->cfg->name, a->u.log.text);
-	(void)events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch, "%s",
-			 a->u.log.text); /* the id is of no use here */
+	events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch, "%s",
+		   a->u.log.text);
 }
 
 static void ask_arbiter(struct vmrun *v, struct arb_request *rq)
@@ -100,9 +100,8 @@ void vmrun_try_start(struct vmrun *v)
 	if (!rc || try_later(v, rc))
 		return;
 	log_err("%s: rhea-vm cannot be started: %s", v->cfg->name, err.msg);
-	(void)events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
-			 "rhea-vm cannot be started: %s",
-			 err.msg); /* the id is of no use here */
+	events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
+		   "rhea-vm cannot be started: %s", err.msg);
 	v->first_op = NULL;
 	vmrun_simple(v, PAIR_EV_VM_EXITED);
 }

@@ -26,7 +26,7 @@ struct vmrun {
 	struct pair pair;
 	struct event *deadline;
 	struct console *con;
-	int begun, stepping;
+	int stepping;
 	struct pair_event queue[VMRUN_QUEUE_MAX];
 	unsigned queued;
 	int wanted_before; /* the record on disk says that the VM should be on, or there is none
