@@ -15,12 +15,12 @@
  * unlinked: a standby that returns is compared as a whole (digests), which also undoes what a
  * returning old primary wrote after its last commit.
  *
- * Why the sync loses no write. The sender clears a chunk's mark before it reads the chunk, and a
- * request marks its chunks twice: before it is given to the image, and when it is done.
- *   - Read after the request was done: the new data is read.
- *   - Read while in flight (old, torn or new data): it is marked again when it is done, and so
- *     sent again; or it is still in flight at the first capture, see below.
- *   - In flight when the marks began: marked when done, or in flight at the first capture.
+ * Why the sync loses no write. A request marks its chunks when it is done, and the sender clears a
+ * chunk's mark before it reads the chunk. So a write that is done before the first capture is
+ *   - read as a whole, if the read began after the write was done; or
+ *   - marked after the read began (which may have seen old, torn or new data), and sent again; or
+ *   - done before the marks began, and then before any read.
+ * And one that is still in flight at the first capture is part of checkpoint 0 by itself.
  * A hole counts as a read of zeroes, so it is looked for after the mark was cleared too.
  * Checkpoint 0 must be the image as it is at the first capture, not as it is when it is sent: so
  * the capture itself reads the chunks that are still marked, while the guest stands still. The
@@ -139,6 +139,7 @@ void dr_list_recycle(struct diskrep *dr, struct dr_list *lists);
 void dr_list_free(struct dr_list *lists);
 
 /* sync.c */
+/* These bytes changed. */
 void dr_mark(struct dr_disk *d, uint64_t offset,
 	     uint64_t len); /* under lock; mode is SYNC */
 /* Must a request wait until the sender has caught up? Under lock. */

@@ -58,7 +58,6 @@ static int must_wait(const struct diskrep *dr, const struct dr_disk *d,
 /* Under lock: from here on it is in flight, and in the running epoch. */
 static void admit(struct diskrep *dr, struct dr_req *q, const char **why)
 {
-	const struct blk_req *r = &q->r;
 	struct dr_entry e = dr_entry_of(q);
 	uint64_t before = dr->queued;
 
@@ -69,8 +68,6 @@ static void admit(struct diskrep *dr, struct dr_req *q, const char **why)
 	else
 		dr->first = q;
 	dr->last = q;
-	if (dr->mode == DR_SYNC)
-		dr_mark(q->disk, r->offset, r->len);
 	if (dr->mode != DR_ON)
 		return;
 	dr_list_add(dr, dr->open, &e);
@@ -165,7 +162,7 @@ static void on_done(struct blk_req *r, int status)
 		q->next->prev = q->prev;
 	else
 		dr->last = q->prev;
-	/* Again, after the bytes are there: see the theory of operation. */
+	/* Now that the bytes are there: see the theory of operation. */
 	if (dr->mode == DR_SYNC)
 		dr_mark(q->disk, r->offset, r->len);
 	pthread_mutex_unlock(&dr->lock);

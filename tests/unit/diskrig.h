@@ -55,6 +55,7 @@ struct rig {
 	unsigned done, failed; /* guest requests */
 	unsigned asked;
 	char why[64];
+	void (*on_put)(struct rig *r); /* what happens while a record is sent */
 };
 
 static inline void image_apply(struct rig_image *img, const struct blk_req *r)
@@ -129,6 +130,8 @@ static inline int rig_put(struct rec_sink *s, uint16_t type, uint64_t epoch,
 		at += iov[i].iov_len;
 	}
 	r->records++;
+	if (r->on_put)
+		r->on_put(r);
 	return 0;
 }
 

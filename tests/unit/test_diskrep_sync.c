@@ -153,6 +153,34 @@ static void test_checkpoint_0_is_not_younger(void)
 	rig_free(r);
 }
 
+static void write_again(struct rig *r)
+{
+	r->on_put = NULL;
+	rig_submit(r, BLK_WRITE, 5 * DR_CHUNK, 512, (uint8_t)(r->done + 1));
+}
+
+/* A chunk that is written once more between its reading and its sending. */
+static void test_written_while_sent(void)
+{
+	struct rig *r = rig_new(1 << 20, RIG_CAP, RIG_CAP);
+	struct err err = {0};
+	uint64_t left;
+
+	r->img.inline_done = 1;
+	rig_submit(r, BLK_WRITE, 5 * DR_CHUNK, 512, 1);
+	rig_sync(r, 0);
+	for (int round = 0; round < 3; round++) {
+		r->on_put = write_again;
+		CU_ASSERT_EQUAL(r->p.ops->sync_round(r->p.self, &r->sink, &left, &err),
+				0);
+		CU_ASSERT_PTR_NULL(r->on_put);
+		CU_ASSERT_EQUAL(left, DR_CHUNK);
+		CU_ASSERT_EQUAL(rig_receive(r, &err), 0);
+	}
+	checkpoint(r, 0);
+	rig_free(r);
+}
+
 /* The I/O thread and the kernel's part of it, at random, while the main thread syncs. */
 struct guest {
 	struct rig *r;
@@ -395,6 +423,7 @@ int main(void)
 		{"uncommitted writes are undone", test_uncommitted_writes_are_undone},
 		{"writes in flight", test_writes_in_flight},
 		{"checkpoint 0 is not younger", test_checkpoint_0_is_not_younger},
+		{"written while sent", test_written_while_sent},
 		{"sync beside a writer", test_sync_beside_a_writer},
 		{"writers wait for the sync", test_writers_wait_for_the_sync},
 		{"says that it lives", test_says_that_it_lives},

@@ -537,7 +537,7 @@ static void in_order(uint32_t frames)
 
 static void test_alone_beside_frames(void)
 {
-	for (int round = 0; round < 50; round++) {
+	for (int round = 0; round < 30; round++) {
 		struct rig r;
 		struct talker t = {
 			.r = &r, .device = PTHREAD_MUTEX_INITIALIZER, .frames = 5000};
@@ -579,10 +579,10 @@ static void *ack(void *arg)
 static void test_epochs_beside_frames(void)
 {
 	struct rig r;
-	struct talker t = {.r = &r, .device = PTHREAD_MUTEX_INITIALIZER, .frames = 60000};
+	struct talker t = {.r = &r, .device = PTHREAD_MUTEX_INITIALIZER, .frames = 20000};
 	struct acker a = {.r = &r};
 	pthread_t talker, acker;
-	uint32_t said_before = 0;
+	uint32_t said_before = 0, early = 0;
 	int epoch = 0;
 
 	setup(&r, 64 << 10, 0);
@@ -593,13 +593,14 @@ static void test_epochs_beside_frames(void)
 		/* Nothing that was said since the last capture may be out. */
 		pthread_mutex_lock(&t.device);
 		pthread_mutex_lock(&wire.lock);
-		CU_ASSERT_TRUE(wire.n <= said_before);
+		early += wire.n > said_before;
 		pthread_mutex_unlock(&wire.lock);
 		said_before = (uint32_t)atomic_load(&t.go) + 1;
 		capture(&r, (uint64_t)epoch);
 		pthread_mutex_unlock(&t.device);
 		atomic_store(&a.captured, ++epoch);
 	}
+	CU_ASSERT_EQUAL(early, 0);
 	pthread_join(talker, NULL);
 	atomic_store(&a.stop, 1);
 	pthread_join(acker, NULL);
