@@ -39,7 +39,10 @@ static const struct msr_range {
 	{0xC0010000, 0xC0010007}, /* performance counters */
 	{0xC0010200, 0xC001020B},
 	{0xC0000300, 0xC0000302},
-	{0x345, 0x345},		  /* perf capabilities: a constant */
+	{0x8B, 0x8B},		  /* constants of the host: microcode, */
+	{0xCF, 0xCF},		  /* core capabilities, */
+	{0x10A, 0x10A},		  /* immunities, */
+	{0x345, 0x345},		  /* performance capabilities */
 	{0xC0010114, 0xC0010117}, /* SVM */
 };
 

@@ -220,8 +220,10 @@ int vm_ioeventfd(struct vm *vm, uint64_t addr, unsigned len, int fd, int assign)
 int vm_boot(struct vm *vm, const struct vm_kernel *k, struct err *err)
 {
 	struct boot_entry entry;
-	int rc = boot_load(vm->gm, k, vm->cfg.vcpus, &entry, err);
+	int rc = gm_clear(vm->gm, err);
 
+	if (!rc)
+		rc = boot_load(vm->gm, k, vm->cfg.vcpus, &entry, err);
 	return rc ? rc : boot_enter(vm->gm, vm->vcpu[0], &entry, err);
 }
 
@@ -238,8 +240,6 @@ int vm_reboot(struct vm *vm, const struct vm_kernel *k, struct err *err)
 		vm->vcpu[i]->failed = 0;
 		rc = vcpu_set(vm->vcpu[i], &vm->vcpu[i]->initial, err);
 	}
-	if (!rc)
-		rc = gm_clear(vm->gm, err);
 	return rc ? rc : vm_boot(vm, k, err);
 }
 

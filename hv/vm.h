@@ -68,7 +68,8 @@ int vm_create(const struct vm_config *cfg, struct vm **vm_out, struct err *err);
  * not be running any more, or not have been started. */
 void vm_destroy(struct vm *vm);
 
-/* @fn is called on a vCPU's thread; that vCPU then waits until pause or destroy. */
+/* @fn is called on a vCPU's thread; that vCPU then waits until pause or destroy. @fn itself must
+ * neither pause the VM nor wait for a pause. Before vm_start. */
 void vm_on_event(struct vm *vm, vm_event_fn *fn, void *arg);
 
 /* The VM takes @self and calls ops->destroy at its end. The order of adding is the order of
@@ -90,10 +91,10 @@ void vm_unlock(struct vm *vm);
 /* Bind eventfd @fd to a write of @len bytes (0: any length) at MMIO address @addr. */
 int vm_ioeventfd(struct vm *vm, uint64_t addr, unsigned len, int fd, int assign);
 
-/* Load kernel, initrd and tables into memory and set the vCPUs to start there. VM not started
- * or paused. */
+/* Clear RAM, load kernel, initrd and tables into it, and set the vCPUs to start there. VM not
+ * started or paused. */
 int vm_boot(struct vm *vm, const struct vm_kernel *k, struct err *err);
-/* Reset all devices and vCPUs, clear RAM, boot again. VM paused. */
+/* Reset all devices and vCPUs, then as vm_boot(). VM paused. */
 int vm_reboot(struct vm *vm, const struct vm_kernel *k, struct err *err);
 
 /* Create the vCPU threads and let the guest run. Once. */
@@ -111,6 +112,9 @@ int vm_save(struct vm *vm, struct buf *b);
  * checkpoint: the monotonic clock never goes back, and steps forward by the wall time that
  * passed since, at most VM_CLOCK_STEP_MAX_NS. */
 int vm_load(struct vm *vm, const void *data, size_t len, struct err *err);
+/* Would vm_load() take this? Looks at checksum, shape of the machine and CPU features, and
+ * changes nothing; so a standby finds out while the primary lives. Any thread. */
+int vm_check(struct vm *vm, const void *data, size_t len, struct err *err);
 #define VM_CLOCK_STEP_MAX_NS 60000000000ull
 
 /* Press the power button (ACPI, through the generic event device). Any thread. */

@@ -243,15 +243,28 @@ static int load_devices(struct vm *vm, struct reader *r, struct err *err)
 	return 0;
 }
 
-static int load_all(struct vm *vm, struct reader *r, struct err *err)
+/* All that can be said without touching the machine. */
+static int check(struct vm *vm, struct reader *r, struct err *err)
 {
-	struct vm_clock clock = {0};
 	int rc = check_head(r, err);
 
 	if (!rc)
 		rc = check_shape(vm, r, err);
-	if (!rc)
-		rc = cpuid_load(&vm->kind.cpuid, r, err);
+	return rc ? rc : cpuid_load(&vm->kind.cpuid, r, err);
+}
+
+int vm_check(struct vm *vm, const void *data, size_t len, struct err *err)
+{
+	struct reader r = reader_of(data, len);
+
+	return check(vm, &r, err);
+}
+
+static int load_all(struct vm *vm, struct reader *r, struct err *err)
+{
+	struct vm_clock clock = {0};
+	int rc = check(vm, r, err);
+
 	if (!rc)
 		rc = vm_clock_load(&clock, r, err);
 	if (!rc)

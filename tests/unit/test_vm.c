@@ -273,7 +273,7 @@ static void test_pause_one(void)
 static void test_pause_smp(void)
 {
 	for (unsigned n = 2; n <= VM_VCPUS_MAX; n++)
-		pause_many(n, 200);
+		pause_many(n, 60);
 }
 
 /* No count comes between two pauses: a second stop is not mistaken for the first. */
@@ -407,6 +407,9 @@ static void test_load_damaged(void)
 	CU_ASSERT_FATAL(!vm_save(g.vm, &b));
 	vm_resume(g.vm);
 	rig_init(&h, 1);
+	CU_ASSERT(!vm_check(h.vm, b.data, b.len, &err));
+	CU_ASSERT(h.loaded == 0);
+	CU_ASSERT(vm_check(h.vm, b.data, b.len - 1, &err) == -EBADMSG);
 	for (size_t len = 0; len < b.len; len += 1 + len / 7)
 		CU_ASSERT(vm_load(h.vm, b.data, len, &err) == -EBADMSG);
 	for (size_t i = 0; i < b.len; i += 97) {
@@ -416,6 +419,7 @@ static void test_load_damaged(void)
 	}
 	rig_fini(&h);
 	rig_init(&h, 2);
+	CU_ASSERT(vm_check(h.vm, b.data, b.len, &err) == -EBADMSG);
 	CU_ASSERT(vm_load(h.vm, b.data, b.len, &err) == -EBADMSG);
 	CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "vCPUs"));
 	rig_fini(&h);
