@@ -48,7 +48,8 @@ static int machs_check(void *self, uint64_t epoch, struct err *err)
 	if (!m->staged.len || m->epoch != epoch)
 		return err_set(err, -EPROTO, "no machine state of epoch %llu",
 			       (unsigned long long)epoch);
-	return 0;
+	/* Found out now, while the primary lives, and not when it is dead. */
+	return vm_check(m->vm, m->staged.data, m->staged.len, err);
 }
 
 static int machs_apply(void *self, uint64_t epoch, struct err *err)
