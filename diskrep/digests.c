@@ -108,7 +108,7 @@ static int take_digests(struct diskrep *dr, struct reader *r, struct err *err)
 		return 0;
 	}
 	rc = disk_of(dr, &t, &d, err);
-	if (!rc)
+	if (d)
 		rc = store(d, &t, zero ? NULL : rd_take(r, rd_left(r)), err);
 	if (!rc)
 		dr->peer_told = all_told(dr);

@@ -29,8 +29,8 @@ struct loop;
 enum { DR_CHUNK = 64 << 10, DR_DISKS_MAX = 8 };
 
 struct diskrep_stats {
-	uint64_t epoch_bytes;	/* written in the running epoch */
-	uint64_t queued_bytes;	/* kept for epochs not yet committed */
+	uint64_t epoch_bytes;  /* written in the running epoch */
+	uint64_t queued_bytes; /* kept for epochs not yet committed */
 	uint64_t sent_bytes, sync_left_bytes, chunks_sent, chunks_same;
 };
 
@@ -43,7 +43,8 @@ int diskrep_create(size_t limit_bytes, struct loop *loop, struct epoch_trigger t
 void diskrep_destroy(struct diskrep *dr);
 /* Put it before @inner (takes it, also when it fails): *outer_out is what the device gets. @fd:
  * the same image, for reading while syncing (borrowed). Before the VM starts. */
-int diskrep_add(struct diskrep *dr, struct blk inner, int fd, struct blk *outer_out, struct err *err);
+int diskrep_add(struct diskrep *dr, struct blk inner, int fd, struct blk *outer_out,
+		struct err *err);
 struct part diskrep_part(struct diskrep *dr);
 void diskrep_stats(struct diskrep *dr, struct diskrep_stats *out); /* any thread */
 

@@ -23,9 +23,12 @@ struct change {
 
 static int damaged(struct err *err, const char *what)
 {
-	return err_set(err, -EBADMSG, "disk record: %s", what);
+	(void)err_set(err, -EBADMSG, "disk record: %s",
+		      what); /* returns what it is given */
+	return -EBADMSG;
 }
 
+/* Sets c->img, or -EBADMSG and c->img stays NULL. */
 static int image_of(struct diskrep_standby *s, uint32_t disk, struct change *c,
 		    struct err *err)
 {

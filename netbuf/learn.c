@@ -58,8 +58,8 @@ static void learn_arp(const uint8_t *p, size_t len, struct nb_addr *out)
 	static const uint8_t ethernet_ip4[6] = {0, 1, 8, 0, 6, 4};
 
 	/* Somebody else's hardware address: the guest answers as a proxy. */
-	if (len < ARP_LEN || memcmp(p, ethernet_ip4, sizeof(ethernet_ip4)) ||
-	    memcmp(p + 8, out->mac, 6))
+	if (len < ARP_LEN || memcmp(p, ethernet_ip4, sizeof(ethernet_ip4)) != 0 ||
+	    memcmp(p + 8, out->mac, 6) != 0)
 		return;
 	take_ip4(p + 14, out);
 }
@@ -141,7 +141,7 @@ static int find(const struct nb_table *t, const struct nb_addr *a)
 			continue;
 		if (a->family && e->family == a->family && !memcmp(e->ip, a->ip, 16))
 			return (int)i;
-		if (memcmp(e->mac, a->mac, 6))
+		if (memcmp(e->mac, a->mac, 6) != 0)
 			continue;
 		if (!a->family)
 			return (int)i;
@@ -175,7 +175,7 @@ void nb_table_add(struct nb_table *t, const struct nb_addr *a)
 		i = t->n < NB_ADDRS_MAX ? (int)t->n++ : (int)oldest(t);
 	else if (!a->family)
 		a = &t->addr[i];
-	if (memcmp(&t->addr[i], a, sizeof(*a))) {
+	if (memcmp(&t->addr[i], a, sizeof(*a)) != 0) {
 		t->addr[i] = *a;
 		t->version++;
 	}

@@ -32,8 +32,8 @@ struct netbuf_stats {
 /* @limit_bytes: held at most, over all epochs. @trigger: asked when half is full, and when output
  * waits (so that the engine may end the epoch early). @loop: the I/O thread (borrowed). Starts
  * holding if @hold, else passing. */
-int netbuf_create(size_t limit_bytes, struct loop *loop, int hold, struct epoch_trigger trigger,
-		  struct netbuf **nb_out, struct err *err);
+int netbuf_create(size_t limit_bytes, struct loop *loop, int hold,
+		  struct epoch_trigger trigger, struct netbuf **nb_out, struct err *err);
 /* What is still held is dropped, never released. After the VM is gone and the loop has ended;
  * before loop_destroy. NULL is fine. */
 void netbuf_destroy(struct netbuf *nb);

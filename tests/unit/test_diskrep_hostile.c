@@ -119,7 +119,7 @@ static void test_ranges(void)
 	CU_ASSERT_EQUAL(record(r, DR_REC_DIGESTS, 0, "", 0, 0), -EBADMSG);
 	CU_ASSERT_EQUAL(record(r, DR_REC_ALIVE, 0, "", 0, 0), -EBADMSG);
 	for (size_t len = 0; len < sizeof(struct dr_wire_write); len++)
-		for (uint16_t type = DR_REC_WRITE; type <= DR_REC_CHUNK; type++)
+		for (unsigned type = DR_REC_WRITE; type <= DR_REC_CHUNK; type++)
 			/* Sixteen zero bytes are a good barrier. */
 			if (type != DR_REC_BARRIER ||
 			    len != sizeof(struct dr_wire_barrier))

@@ -1,125 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * test_netbuf - output of an epoch leaves after its commit, in order, all of it, and not before.
  */
-#include "hv/base/err.h"
-#include "hv/base/loop.h"
-#include "netbuf/nb.h"
-#include "tests/unit/unit.h"
+#include "tests/unit/netrig.h"
 
-#include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
-
-enum { LIMIT = 1 << 20, FRAME = 64 };
-
-/* A tap that remembers. All ports of a test share one log, so that order shows. */
-struct wire {
-	pthread_mutex_t lock;
-	uint32_t *seq; /* what came out */
-	size_t n, cap;
-	int full; /* so many writes fail with -EAGAIN; -1: all */
-	unsigned waits, resumes;
-	struct loop *stop_on_resume;
-};
-
-static struct wire wire = {.lock = PTHREAD_MUTEX_INITIALIZER};
-
-static int wire_write(void *self, const struct iovec *iov, int n)
-{
-	uint32_t v;
-
-	pthread_mutex_lock(&wire.lock);
-	if (wire.full) {
-		wire.full -= wire.full > 0;
-		pthread_mutex_unlock(&wire.lock);
-		return -EAGAIN;
-	}
-	if (wire.n == wire.cap) {
-		wire.cap = wire.cap ? 2 * wire.cap : 1024;
-		wire.seq = reallocarray(wire.seq, wire.cap, sizeof(*wire.seq));
-	}
-	memcpy(&v, (uint8_t *)iov[0].iov_base + NB_VNET_HDR + 20, sizeof(v));
-	wire.seq[wire.n++] = v;
-	pthread_mutex_unlock(&wire.lock);
-	return 0;
-}
-
-static void wire_wait(void *self, int ms)
-{
-	wire.waits++;
-}
-
-static void wire_resume(void *self)
-{
-	wire.resumes++;
-	if (wire.stop_on_resume)
-		loop_stop(wire.stop_on_resume);
-}
-
-static const struct nb_port_ops wire_ops = {
-	.write = wire_write, .wait = wire_wait, .resume = wire_resume};
-
-/* Console bytes in the same log: each byte is a number from 1000 on. */
-static int con_write(void *self, const struct iovec *iov, int n)
-{
-	const uint8_t *p = iov[0].iov_base;
-
-	for (size_t i = 0; i < iov[0].iov_len; i++) {
-		uint8_t frame[FRAME] = {0};
-		uint32_t v = 1000u + p[i];
-
-		memcpy(frame + NB_VNET_HDR + 20, &v, sizeof(v));
-		CU_ASSERT_EQUAL(wire_write(NULL, &(struct iovec){frame, FRAME}, 1), 0);
-	}
-	return 0;
-}
-
-static const struct nb_port_ops con_ops = {
-	.write = con_write, .wait = wire_wait, .resume = wire_resume};
-
-struct rig {
-	struct loop *loop;
-	struct netbuf *nb;
-	struct part part;
-	struct nb_port *net[2], *con;
-	unsigned asked;
-	char why[64];
-};
-
-static void ask(void *arg, const char *why)
-{
-	struct rig *r = arg;
-
-	r->asked++;
-	(void)snprintf(r->why, sizeof(r->why), "%s", why);
-}
-
-static void setup(struct rig *r, size_t limit, int hold)
-{
-	struct err err = {0};
-
-	*r = (struct rig){0};
-	free(wire.seq);
-	wire = (struct wire){.lock = PTHREAD_MUTEX_INITIALIZER};
-	CU_ASSERT_EQUAL_FATAL(loop_create(&r->loop, &err), 0);
-	CU_ASSERT_EQUAL_FATAL(netbuf_create(limit, r->loop, hold,
-					    (struct epoch_trigger){ask, r}, &r->nb, &err),
-			      0);
-	r->part = netbuf_part(r->nb);
-	CU_ASSERT_EQUAL(nb_add_port(r->nb, &wire_ops, NULL, 1, &r->net[0]), 0);
-	CU_ASSERT_EQUAL(nb_add_port(r->nb, &wire_ops, NULL, 1, &r->net[1]), 0);
-	CU_ASSERT_EQUAL(nb_add_port(r->nb, &con_ops, NULL, 0, &r->con), 0);
-}
-
-static void finish(struct rig *r)
-{
-	netbuf_destroy(r->nb);
-	loop_destroy(r->loop);
-	free(wire.seq);
-	wire.seq = NULL;
-}
 
 static int say_len(struct nb_port *p, uint32_t v, size_t len)
 {
@@ -135,32 +20,6 @@ static int say_len(struct nb_port *p, uint32_t v, size_t len)
 	rc = nb_guest_frame(p, iov, 3);
 	free(frame);
 	return rc;
-}
-
-/* While passing, wire_write() sees the pieces: so whole there. */
-static int say(struct nb_port *p, uint32_t v)
-{
-	uint8_t frame[FRAME] = {0};
-
-	memcpy(frame + NB_VNET_HDR + 20, &v, sizeof(v));
-	return nb_guest_frame(p, &(struct iovec){frame, FRAME}, 1);
-}
-
-static void say_byte(struct rig *r, uint8_t b)
-{
-	nb_bytes(r->con, &b, 1);
-}
-
-static void capture(struct rig *r, uint64_t epoch)
-{
-	struct err err = {0};
-
-	CU_ASSERT_EQUAL(r->part.ops->capture(r->part.self, epoch, &err), 0);
-}
-
-static void committed(struct rig *r, uint64_t epoch)
-{
-	r->part.ops->committed(r->part.self, epoch);
 }
 
 static void expect(const uint32_t *seq, size_t n)
@@ -504,111 +363,6 @@ static void test_console_over_limit(void)
 	finish(&r);
 }
 
-/* The guest's side of the race tests: numbered frames, again when refused. */
-struct talker {
-	struct rig *r;
-	pthread_mutex_t device; /* as the loop's guard */
-	uint32_t frames;
-	atomic_int go;
-};
-
-static void *talk(void *arg)
-{
-	struct talker *t = arg;
-
-	for (uint32_t v = 0; v < t->frames;) {
-		pthread_mutex_lock(&t->device);
-		v += !say(t->r->net[v & 1], v);
-		pthread_mutex_unlock(&t->device);
-		atomic_store(&t->go, (int)v);
-	}
-	return NULL;
-}
-
-static void in_order(uint32_t frames)
-{
-	CU_ASSERT_EQUAL(wire.n, frames);
-	for (uint32_t i = 0; i < wire.n; i++)
-		if (wire.seq[i] != i) {
-			CU_FAIL("out of order");
-			break;
-		}
-}
-
-static void test_alone_beside_frames(void)
-{
-	for (int round = 0; round < 30; round++) {
-		struct rig r;
-		struct talker t = {
-			.r = &r, .device = PTHREAD_MUTEX_INITIALIZER, .frames = 5000};
-		pthread_t thread;
-
-		setup(&r, 64 << 10, 0);
-		capture(&r, 0);
-		CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, talk, &t), 0);
-		while (atomic_load(&t.go) < 15 * round)
-			sched_yield();
-		CU_ASSERT_EQUAL(round ? 0 : wire.n, 0);
-		r.part.ops->unlinked(r.part.self);
-		r.part.ops->alone(r.part.self);
-		pthread_join(thread, NULL);
-		in_order(t.frames);
-		finish(&r);
-	}
-}
-
-/* What a receiver thread does: acks come a while after their capture. */
-struct acker {
-	struct rig *r;
-	atomic_int captured, stop;
-};
-
-static void *ack(void *arg)
-{
-	struct acker *a = arg;
-
-	for (int i = 0; !atomic_load(&a->stop);) {
-		if (i < atomic_load(&a->captured))
-			committed(a->r, (uint64_t)i++);
-		else
-			sched_yield();
-	}
-	return NULL;
-}
-
-static void test_epochs_beside_frames(void)
-{
-	struct rig r;
-	struct talker t = {.r = &r, .device = PTHREAD_MUTEX_INITIALIZER, .frames = 20000};
-	struct acker a = {.r = &r};
-	pthread_t talker, acker;
-	uint32_t said_before = 0, early = 0;
-	int epoch = 0;
-
-	setup(&r, 64 << 10, 0);
-	capture(&r, (uint64_t)epoch++);
-	CU_ASSERT_EQUAL_FATAL(pthread_create(&talker, NULL, talk, &t), 0);
-	CU_ASSERT_EQUAL_FATAL(pthread_create(&acker, NULL, ack, &a), 0);
-	while ((uint32_t)atomic_load(&t.go) < t.frames) {
-		/* Nothing that was said since the last capture may be out. */
-		pthread_mutex_lock(&t.device);
-		pthread_mutex_lock(&wire.lock);
-		early += wire.n > said_before;
-		pthread_mutex_unlock(&wire.lock);
-		said_before = (uint32_t)atomic_load(&t.go) + 1;
-		capture(&r, (uint64_t)epoch);
-		pthread_mutex_unlock(&t.device);
-		atomic_store(&a.captured, ++epoch);
-	}
-	CU_ASSERT_EQUAL(early, 0);
-	pthread_join(talker, NULL);
-	atomic_store(&a.stop, 1);
-	pthread_join(acker, NULL);
-	r.part.ops->alone(r.part.self);
-	in_order(t.frames);
-	finish(&r);
-}
-
 int main(void)
 {
 	static const struct unit_test tests[] = {
@@ -625,8 +379,6 @@ int main(void)
 		{"a full tap", test_full_tap},
 		{"a console's descriptor", test_console_fd},
 		{"consoles over the limit", test_console_over_limit},
-		{"alone beside frames", test_alone_beside_frames},
-		{"epochs beside frames", test_epochs_beside_frames},
 	};
 
 	return UNIT_MAIN("netbuf", tests);
