@@ -56,8 +56,13 @@ tick() {
 		"$(grep -c 'bytes from' "$lab_dir/ping.log" || true) answered")"
 }
 
+# A view to begin with: an early power cut may come before the first one of the loop.
+first_view() {
+	before=$(rhea_vm a)
+	[ -n "$before" ]
+}
+
 watch_until_killed() {
-	before=null
 	while [ ! -e "$lab_dir/killed" ]; do
 		tick a
 		[ -z "$view" ] || before=$view
@@ -114,6 +119,7 @@ rhea_boot_guest
 # The standby comes to a guest that runs: its first sync is part of what is shown.
 rhea_daemon b
 rhea_protect
+wait_until 60 first_view || die "rhead on host a does not answer"
 start_clients
 say "power cut in $kill_after s (SEED=$seed)"
 cut_power_later

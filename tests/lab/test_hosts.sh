@@ -27,8 +27,10 @@ expect 1 host_run b 'test -b /dev/vda'
 expect 0 host_run a "ping -q -c 1 -W 5 $repl_net.$(host_number b)"
 expect 0 host_run b "ping -q -c 1 -W 5 $client_ip"
 expect 0 lab_in ping -q -c 1 -W 5 "$client_net.$(host_number a)"
-expect 0 host_run a 'touch /lab/written && ! touch /mnt/x 2>/dev/null'
+# What a host writes comes here through /lab and by no other way.
+expect 0 host_run a "touch /lab/written /rhea-lab-$$"
 [ -e "$lab_dir/a/written" ] || die "a file that host a wrote is not here"
+[ ! -e "/rhea-lab-$$" ] || die "host a wrote into this machine's root"
 
 host_spawn b sleeper 'sleep 1000'
 expect 0 host_run b "kill \$(cat /lab/sleeper.pid)"
