@@ -30,7 +30,7 @@ jq --argjson gap "$gap_ms" --argjson p50 "$(quantile 0.5)" --argjson p99 "$(quan
 	 client_ms: {p50: $p50, p99: $p99}, ping_sent, ping_answered,
 	 on_disk, fsck, seed, kill_after_s}
 	| .ok = (.acked_lost == 0 and .reconnects == 0 and .acked_total > 0 and .fsck == "clean"
-		and $disk and .gap_ms != null and (.epochs // 0) > 0
+		and $disk and .gap_ms != null and (.epochs // 0) > 0 and .client_ms.p50 != null
 		and (.term_before | type) == "number" and .term_after > .term_before)' "$facts" > "$dir/report.json"
 
 gnuplot <<-G

@@ -28,6 +28,10 @@ start_clients() {
 	ping_pid=$spawned
 }
 
+client_counts() {
+	[ -s "$lab_dir/client.json" ] && [ "$(client_value .acked_total)" -gt 0 ]
+}
+
 # The power cut comes when it wants, not when the loop below happens to look.
 cut_power_later() {
 	(
@@ -121,6 +125,7 @@ rhea_daemon b
 rhea_protect
 wait_until 60 first_view || die "rhead on host a does not answer"
 start_clients
+wait_until 60 client_counts || die "the client gets no answer: $(cat "$lab_dir/client.log")"
 say "power cut in $kill_after s (SEED=$seed)"
 cut_power_later
 watch_until_killed

@@ -155,7 +155,7 @@ host_kill() {
 	wait_until 10 host_is_gone "$1"
 }
 
-# With $host_patience set, a command that is silent for so many seconds is given up. Keep-alive,
+# With $host_patience set, a command that takes so many seconds is given up. Keep-alive,
 host_agent() {
 	echo "$mgmt_net.$(host_number "$1"):$agent_port,keepalive,keepidle=5,keepintvl=5,keepcnt=3"
 }
@@ -168,7 +168,7 @@ host_run() {
 	host_is_alive "$host" || return 255
 	# shellcheck disable=SC2086 # words are wanted
 	printf '%s\n%s\n' "$id" "$*" |
-		lab_in socat -t 86400 ${host_patience:+-T $host_patience} - "TCP:$(host_agent "$host")" || true
+		lab_in ${host_patience:+timeout $host_patience} socat -t 86400 - "TCP:$(host_agent "$host")" || true
 	status=$(cat "$lab_dir/$host/run/$id" 2>/dev/null) || status=255
 	return "${status:-255}"
 }
