@@ -209,8 +209,8 @@ static int value_of_text(const char *text, struct etcd_value *out)
 	if (owner && nonce && term > 0 && strlen(owner) < sizeof(out->v.owner) &&
 	    strlen(nonce) < sizeof(out->nonce)) {
 		out->v.term = (uint64_t)term;
-		strcpy(out->v.owner, owner);
-		strcpy(out->nonce, nonce);
+		memcpy(out->v.owner, owner, strlen(owner) + 1);
+		memcpy(out->nonce, nonce, strlen(nonce) + 1);
 		rc = 0;
 	}
 	json_decref(js);

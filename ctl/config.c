@@ -247,8 +247,8 @@ static int read_endpoints(struct config_reader *r, config_setting_t *s,
 	for (unsigned i = 0; !rc && i < (unsigned)config_setting_length(list); i++) {
 		e = config_setting_get_elem(list, i);
 		rc = config_text_of(r, e, a->endpoints[i], sizeof(a->endpoints[i]));
-		if (!rc && strncmp(a->endpoints[i], "http://", 7) &&
-		    strncmp(a->endpoints[i], "https://", 8))
+		if (!rc && strncmp(a->endpoints[i], "http://", 7) != 0 &&
+		    strncmp(a->endpoints[i], "https://", 8) != 0)
 			rc = config_fail(
 				r, e, -EINVAL,
 				"\"%s\" is no URL; write it like \"http://10.0.0.3:2379\"",
@@ -416,8 +416,8 @@ out:
 int config_load(const char *path, const char *host, unsigned flags,
 		struct config **cfg_out, struct err *err)
 {
-	char *text = malloc(CONFIG_FILE_MAX + 1);
-	struct stat st;
+	char *text = calloc(1, CONFIG_FILE_MAX + 1);
+	struct stat st = {0};
 	ssize_t n;
 	int rc;
 

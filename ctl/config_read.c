@@ -139,7 +139,7 @@ int config_check_keys(struct config_reader *r, config_setting_t *s,
 
 	for (int i = 0; i < config_setting_length(s); i++) {
 		c = config_setting_get_elem(s, (unsigned)i);
-		for (k = 0; keys[k] && strcmp(keys[k], config_setting_name(c)); k++)
+		for (k = 0; keys[k] && strcmp(keys[k], config_setting_name(c)) != 0; k++)
 			;
 		if (!keys[k])
 			return unknown_key(r, c, keys);

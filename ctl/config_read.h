@@ -41,7 +41,8 @@ int config_list(struct config_reader *r, config_setting_t *parent, const char *k
 int config_elem_group(struct config_reader *r, config_setting_t *list, unsigned i,
 		      const char *const *keys, config_setting_t **out);
 
-/* Text into @out. @dflt NULL: the key is required. At most room - 1 bytes, no control characters. */
+/* Text into @out, at most room - 1 bytes, no control characters. @dflt NULL: the key is
+ * required. */
 int config_text(struct config_reader *r, config_setting_t *parent, const char *key,
 		const char *dflt, char *out, size_t room);
 /* The same from the setting itself. */

@@ -282,7 +282,7 @@ static int read_policy(struct config_reader *r, config_setting_t *s, struct conf
 	int rc = config_text(r, s, "policy", "hold", text, sizeof(text));
 
 	v->policy = CONFIG_POLICY_HOLD;
-	if (!rc && strcmp(text, "hold"))
+	if (!rc && strcmp(text, "hold") != 0)
 		rc = config_fail(
 			r, config_setting_get_member(s, "policy"), -EINVAL,
 			"\"%s\" is no policy; the only one is \"hold\" (output waits while "

@@ -202,7 +202,7 @@ static const char *damage(const struct grant_wire *w, size_t len, const char *vm
 {
 	if (len != sizeof(*w))
 		return "has the wrong size";
-	if (memcmp(w->magic, grant_magic, sizeof(w->magic)))
+	if (memcmp(w->magic, grant_magic, sizeof(w->magic)) != 0)
 		return "is no record of Rhea's";
 	if (le64_get(w->sum) != XXH3_64bits(w, offsetof(struct grant_wire, sum)))
 		return "is damaged (checksum)";
@@ -213,7 +213,7 @@ static const char *damage(const struct grant_wire *w, size_t len, const char *vm
 	    !memchr(w->vm, '\0', sizeof(w->vm)) ||
 	    !memchr(w->owner, '\0', sizeof(w->owner)))
 		return "holds impossible values";
-	return strcmp(w->vm, vm) ? "belongs to another VM" : NULL;
+	return strcmp(w->vm, vm) != 0 ? "belongs to another VM" : NULL;
 }
 
 static void from_wire(const struct grant_wire *w, const char *host, struct grant *out)

@@ -488,15 +488,16 @@ void hb_stats(struct heartbeat *hb, struct hb_stats *out)
 
 uint16_t hb_port(const struct heartbeat *hb, unsigned i)
 {
-	struct sockaddr_storage ss = {0};
-	socklen_t len = sizeof(ss);
+	union {
+		struct sockaddr any;
+		struct sockaddr_in v4;
+		struct sockaddr_in6 v6;
+	} sa = {0};
+	socklen_t len = sizeof(sa);
 
-	if (i >= hb->n_paths ||
-	    getsockname(hb->paths[i].fd, (struct sockaddr *)&ss, &len))
+	if (i >= hb->n_paths || getsockname(hb->paths[i].fd, &sa.any, &len))
 		return 0;
-	if (ss.ss_family == AF_INET6)
-		return ntohs(((struct sockaddr_in6 *)&ss)->sin6_port);
-	return ntohs(((struct sockaddr_in *)&ss)->sin_port);
+	return ntohs(sa.any.sa_family == AF_INET6 ? sa.v6.sin6_port : sa.v4.sin_port);
 }
 
 int hb_set_remote(struct heartbeat *hb, unsigned i, const struct sockaddr *sa,

@@ -136,7 +136,8 @@ static int get_vm(const uint8_t *p, struct pair_view *v)
 
 	memcpy(&w, p, sizeof(w));
 	if (pair_state_check(w.state) < 0 || w.health >= PAIR_NHEALTH ||
-	    w.flags & ~(unsigned)PAIR_VIEW_FLAGS || memcmp(w.zero, zero, sizeof(zero)))
+	    w.flags & ~(unsigned)PAIR_VIEW_FLAGS ||
+	    memcmp(w.zero, zero, sizeof(zero)) != 0)
 		return -EBADMSG;
 	*v = (struct pair_view){.state = (enum pair_state)w.state,
 				.health = (enum pair_health)w.health,
@@ -173,7 +174,7 @@ enum hb_verdict hb_decode(const uint8_t *p, size_t len, const uint8_t *key,
 	if (len < sizeof(w) + HB_TAG_LEN || len > HB_DATAGRAM_MAX)
 		return HB_SHORT;
 	memcpy(&w, p, sizeof(w));
-	if (memcmp(w.magic, hb_magic, sizeof(w.magic)))
+	if (memcmp(w.magic, hb_magic, sizeof(w.magic)) != 0)
 		return HB_NOT_OURS;
 	if (le16_get(w.version) != HB_VERSION)
 		return HB_VERSION_OTHER;

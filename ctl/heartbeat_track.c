@@ -79,9 +79,10 @@ static void note_peer(struct hb_track *t, const struct hb_track_path *p,
 
 static enum hb_verdict check_origin(const struct hb_track *t, const struct hb_msg *m)
 {
-	if (strcmp(m->pair, t->cfg->pair) || strcmp(m->host, config_peer(t->cfg)->name))
+	if (strcmp(m->pair, t->cfg->pair) != 0 ||
+	    strcmp(m->host, config_peer(t->cfg)->name) != 0)
 		return HB_PAIR;
-	if (memcmp(m->digest, t->cfg->digest, sizeof(m->digest)))
+	if (memcmp(m->digest, t->cfg->digest, sizeof(m->digest)) != 0)
 		return HB_CONFIG;
 	return m->n_vms == t->cfg->n_vms ? HB_OK : HB_MALFORMED;
 }

@@ -80,7 +80,8 @@ static struct config *config(const char *arbiter)
 
 	if (config_parse(text, (size_t)n, "test", "a", CONFIG_NO_FILES, &cfg, &err))
 		printf("%s\n", err.msg);
-	CU_ASSERT_FATAL(cfg != NULL);
+	if (!cfg)
+		abort();
 	return cfg;
 }
 
@@ -339,8 +340,8 @@ static void test_race(void)
 		}
 		CU_ASSERT_EQUAL(won, 1);
 		CU_ASSERT_EQUAL(refused, CALLERS - 1);
-		CU_ASSERT_FATAL(winner != NULL);
-		owner = winner;
+		CU_ASSERT(winner != NULL);
+		owner = winner ? winner : "";
 	}
 	for (unsigned i = 0; i < CALLERS; i++)
 		caller_fini(&c[i]);

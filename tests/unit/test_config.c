@@ -13,9 +13,12 @@
 
 #define KEY "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 
+/* NOLINTNEXTLINE(bugprone-suspicious-missing-comma): KEY is pasted in on purpose */
+#define PAIR "pair = { name = \"p\"; key = \"" KEY "\"; };"
+
 /* One statement a line, so that a mistake's line number is known. */
 static const char *const good[] = {
-	/*  1 */ "pair = { name = \"p\"; key = \"" KEY "\"; };",
+	/*  1 */ PAIR,
 	/*  2 */ "hosts = ( { name = \"a\"; replication = \"10.0.0.1:70\";",
 	/*  3 */ "  heartbeat = ( \"10.0.0.1:71\", \"10.1.0.1:71\" ); },",
 	/*  4 */ " { name = \"b\"; replication = \"10.0.0.2:70\";",
@@ -63,7 +66,7 @@ static void expect(unsigned line, const char *instead, const char *message)
 	CU_ASSERT(rc < 0);
 	CU_ASSERT_PTR_NULL(cfg);
 	CU_ASSERT_EQUAL(err.code, rc);
-	if (strcmp(err.msg, message))
+	if (strcmp(err.msg, message) != 0)
 		printf("\n  got:  %s\n  want: %s\n", err.msg, message);
 	CU_ASSERT_STRING_EQUAL(err.msg, message);
 	CU_ASSERT_PTR_NULL(strchr(err.msg, '\n'));
@@ -317,7 +320,8 @@ static void digest_of(unsigned line, const char *instead, const char *host, uint
 
 	if (parse(line, instead, host, &c, &err))
 		printf("%s\n", err.msg);
-	CU_ASSERT_FATAL(c != NULL);
+	if (!c)
+		abort();
 	memcpy(out, c->digest, CONFIG_DIGEST_LEN);
 	config_free(c);
 }
@@ -430,7 +434,8 @@ static void test_odd_text(void)
 	struct err err;
 	char *big = calloc(1, CONFIG_FILE_MAX + 1);
 
-	CU_ASSERT_FATAL(big != NULL);
+	if (!big)
+		abort();
 	CU_ASSERT(config_parse("", 0, "x", "a", 0, &c, &err) < 0);
 	CU_ASSERT(config_parse("a\n\0b", 4, "x", "a", 0, &c, &err) < 0);
 	CU_ASSERT_STRING_EQUAL(err.msg, "x:2: has a NUL byte; is this a text file?");
@@ -445,30 +450,30 @@ static void test_odd_text(void)
 static void test_example(void)
 {
 	static const char was[] = "key_file = \"/etc/rhea/key\";";
-	char dir[] = "/tmp/test_config.XXXXXX", key[64], now[128];
-	char *text = calloc(1, CONFIG_FILE_MAX), *at;
+	char dir[] = "/tmp/test_config.XXXXXX", key[64];
+	char *text = calloc(1, CONFIG_FILE_MAX), *mine = calloc(1, CONFIG_FILE_MAX), *at;
 	FILE *f = fopen("ctl/rhea.conf.example", "r");
 	struct config *c = NULL;
 	struct err err = {0};
 	size_t n;
 
-	CU_ASSERT_FATAL(text && f && mkdtemp(dir));
+	if (!text || !mine || !f || !mkdtemp(dir))
+		abort();
 	(void)snprintf(key, sizeof(key), "%s/k", dir);
-	n = fread(text, 1, CONFIG_FILE_MAX - 64, f);
+	CU_ASSERT(fread(text, 1, CONFIG_FILE_MAX - 64, f) > 0);
 	CU_ASSERT_EQUAL(fclose(f), 0);
 	at = strstr(text, was);
-	CU_ASSERT_FATAL(at != NULL);
-	(void)snprintf(now, sizeof(now), "key_file = \"%s\";", key);
-	memmove(at + strlen(now), at + strlen(was),
-		n - (size_t)(at - text) - strlen(was));
-	memcpy(at, now, strlen(now));
-	n += strlen(now) - strlen(was);
+	if (!at)
+		abort();
+	n = (size_t)snprintf(mine, CONFIG_FILE_MAX, "%.*skey_file = \"%s\";%s",
+			     (int)(at - text), text, key, at + strlen(was));
 	write_text(key, KEY, 0600);
-	CU_ASSERT_EQUAL(config_parse(text, n, "example", "b", CONFIG_NO_FILES, &c, &err),
+	CU_ASSERT_EQUAL(config_parse(mine, n, "example", "b", CONFIG_NO_FILES, &c, &err),
 			0);
 	if (err.code)
 		printf("%s\n", err.msg);
 	config_free(c);
+	free(mine);
 	free(text);
 	CU_ASSERT_EQUAL(unlink(key) | rmdir(dir), 0);
 }
