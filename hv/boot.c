@@ -133,6 +133,18 @@ int boot_initrd(struct gm *gm, const struct vm_kernel *k, uint64_t kernel_end,
 	return rc ? err_ctx(err, "initrd") : 0;
 }
 
+/* A Linux that has hardware-reduced ACPI reboots through EFI, and without EFI jumps to the BIOS's
+ * entry: there it finds mov $reset_value,%al; mov $reset_port,%dx; out %al,(%dx); hlt; jmp. */
+static int write_reset_code(struct gm *gm)
+{
+	enum { PORT = LAYOUT_PORT_ACPI + ACPI_REG_RESET };
+	static const uint8_t code[] = {
+		0xB0, ACPI_RESET_VALUE, 0xBA, PORT & 0xFF, PORT >> 8, 0xEE, 0xF4, 0xEB,
+		0xFD};
+
+	return gm_write(gm, BOOT_RESET, code, sizeof(code));
+}
+
 int boot_load(struct gm *gm, const struct vm_kernel *k, unsigned vcpus,
 	      struct boot_entry *entry_out, struct err *err)
 {
@@ -145,7 +157,7 @@ int boot_load(struct gm *gm, const struct vm_kernel *k, unsigned vcpus,
 		return err_set(err, -E2BIG, "command line of more than %d bytes",
 			       BOOT_CMDLINE_MAX - 1);
 	rc = acpi_build(gm, BOOT_ACPI, BOOT_ACPI_SIZE, vcpus, &rsdp, err);
-	if (!rc && gm_write(gm, BOOT_CMDLINE, k->cmdline, cmd))
+	if (!rc && (gm_write(gm, BOOT_CMDLINE, k->cmdline, cmd) || write_reset_code(gm)))
 		rc = err_set(err, -EFBIG, "command line does not fit the guest's memory");
 	if (rc)
 		return rc;

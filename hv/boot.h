@@ -4,7 +4,7 @@
  * What the first MiB holds (all of it RAM to the guest but the ACPI part):
  *   0x0500 GDT    0x6000 PVH start info    0x7000 boot_params    0x9000 page tables
  *   0x6000 stack (downwards; nobody needs it for long)           0x20000 command line
- *   0xE0000 ACPI tables
+ *   0xE0000 ACPI tables                  0xFFFF0 what runs after a reset of the CPU alone
  */
 #ifndef HV_BOOT_H
 #define HV_BOOT_H
@@ -26,6 +26,7 @@ struct vm_kernel;
 #define BOOT_RAM_END	0xA0000ull
 #define BOOT_ACPI	0xE0000ull
 #define BOOT_ACPI_SIZE	0x10000ull
+#define BOOT_RESET	0xFFFF0ull
 #define BOOT_KERNEL_MIN 0x100000ull
 
 enum { BOOT_CMDLINE_MAX = 4096 /* with its end */, BOOT_MAP_MAX = 8 };

@@ -95,6 +95,8 @@ static void test_bzimage(void)
 	CU_ASSERT(!memcmp(back, initrd, sizeof(back)));
 	CU_ASSERT(bp.acpi_rsdp_addr >= BOOT_ACPI &&
 		  !memcmp(gm_at(gm, bp.acpi_rsdp_addr, 8), "RSD PTR ", 8));
+	/* mov $1, %al; mov $0x602, %dx; out %al, (%dx) */
+	CU_ASSERT(!memcmp(gm_at(gm, 0xFFFF0, 6), "\xB0\x01\xBA\x02\x06\xEE", 6));
 	close(fd);
 }
 
