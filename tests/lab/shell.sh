@@ -23,6 +23,7 @@ make_host_command() {
 			lab_in socat -,raw,echo=0 TCP:$mgmt_net.$(host_number "$1"):$shell_port
 		fi
 	C
+	host_run "$1" "ln -sf $B/rheactl $B/rhead /usr/local/bin/"
 	host_spawn "$1" shell "socat TCP-LISTEN:$shell_port,fork,reuseaddr \
 		EXEC:'bash -li',pty,stderr,setsid,ctty,sane"
 }
@@ -55,10 +56,11 @@ make_commands
 cat <<T
 
 Two hosts are up, each with rhead; the arbiter is etcd on the clients' network.
-  a, b                     a shell on that host      a COMMAND...   one command there
-  a rheactl vm start $vm   boot the guest            a rheactl status --watch
-  client redis-cli -h $guest_ip incr x               power-cut a
-  exit                     takes everything down
+  a, b                       a shell on that host; a COMMAND... for one command
+  a rheactl vm start $vm   boot the guest, protected; a rheactl status says how far it is
+  client COMMAND...          on the clients' network: client redis-cli -h $guest_ip incr x
+  power-cut a                SIGKILL for the host's emulator
+  exit                       takes everything down
 T
 export PATH=$lab_dir/bin:$B:$PATH
 if [ -t 0 ]; then
