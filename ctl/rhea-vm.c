@@ -291,9 +291,9 @@ int main(int argc, char **argv)
 		       &m);
 	if (!ev || event_add(ev, NULL) || loop_run(m.ctl))
 		return VMEXIT_ERROR;
-	/* What was not released is dropped with the process; nothing else is worth
-	 * waiting for. */
+	/* What was not released is dropped with the process, at once and whatever its threads do. Only
+	 * a guest that ended in good order is owed something: its disks on stable storage. */
 	if (m.exit_status == VMEXIT_OFF)
-		vmm_destroy(&m);
+		vmm_sync_disks(&m);
 	_exit(m.exit_status);
 }

@@ -169,6 +169,7 @@ static int build_primary(struct vmm *m, struct err *err)
 		.interval_us = s->interval_us,
 		.min_interval_us = s->min_interval_us,
 		.max_inflight = s->inflight,
+		.frozen_us = s->suspect_us,
 		.on_state = vmm_on_primary_state,
 		.arg = m,
 	};
@@ -228,6 +229,12 @@ static void on_standby_state(void *arg, enum standby_state s, uint64_t term, int
 
 	if (s != SB_SYNCING && s != SB_READY)
 		vmm_link_gone(m);
+	/* "Ended in good order" means that this host's disks can be started from, also after a
+	 * power cut. */
+	if (bye && diskrep_standby_sync(m->s_disk)) {
+		log_err("the guest has ended, but this host's disks could not be flushed");
+		bye = 0;
+	}
 	log_info("standby: %s%s%s", standby_state_name(s), why ? ": " : "",
 		 why ? why : "");
 	vmm_tell(m, json_pack("{s:s,s:s,s:s,s:I,s:s,s:b}", "ev", "state", "role",
@@ -312,23 +319,9 @@ void vmm_role(struct vmm *m, const char **role_out, const char **state_out,
 	}
 }
 
-void vmm_destroy(struct vmm *m)
+void vmm_sync_disks(struct vmm *m)
 {
-	primary_destroy(atomic_exchange(&m->primary, NULL));
-	standby_destroy(m->standby);
-	if (m->io_running) {
-		loop_stop(m->io);
-		pthread_join(m->io_thread, NULL);
-	}
-	mach_part_destroy(m->mach);
-	mem_part_destroy(m->mem);
-	mach_standby_destroy(m->s_mach);
-	mem_standby_destroy(m->s_mem);
-	vm_destroy(m->vm);
-	netbuf_destroy(m->netbuf);
-	netbuf_standby_destroy(m->s_net);
-	diskrep_destroy(m->diskrep);
-	diskrep_standby_destroy(m->s_disk);
-	loop_destroy(m->io);
-	vmm_setup_fini(&m->set);
+	for (unsigned i = 0; i < m->set.disks; i++)
+		if (!m->set.read_only[i] && fdatasync(m->set.disk_fd[i]))
+			log_err("disk %u: %s", i, strerror(errno));
 }

@@ -51,7 +51,7 @@ struct vmm_setup {
 	uint8_t psk[TP_PSK_LEN];
 	uint64_t ram;
 	unsigned vcpus;
-	unsigned interval_us, min_interval_us, inflight;
+	unsigned interval_us, min_interval_us, inflight, suspect_us;
 	uint64_t cache, netbuf, diskbuf;
 	unsigned uid, gid;
 	unsigned nets, disks;
@@ -62,10 +62,10 @@ struct vmm_setup {
 	int disk_fd[VMM_DISKS_MAX], net_fd[VMM_NETS_MAX];
 };
 
-/* Check @msg and take @nfds descriptors of @fds (all of them, also on failure). */
+/* Check @msg and take @nfds descriptors of @fds (all of them, also on failure: the process ends
+ * then, and with it what *s_out holds). */
 int vmm_setup_parse(json_t *msg, const int *fds, int nfds, struct vmm_setup *s_out,
 		    struct err *err);
-void vmm_setup_fini(struct vmm_setup *s);
 
 struct vmm {
 	int ctl_fd;
@@ -107,11 +107,11 @@ struct vmm {
 	uint64_t io_asked_ns;
 };
 
-/* vmm.c */
+/* vmm.c: what is built lasts as long as the process. */
 int vmm_build(struct vmm *m, struct err *err); /* the machine, from m->set */
 /* Start the I/O thread. After the sandbox: privileges are given up thread by thread. */
 int vmm_run_io(struct vmm *m, struct err *err);
-void vmm_destroy(struct vmm *m);
+void vmm_sync_disks(struct vmm *m); /* a failure is logged */
 int vmm_boot(struct vmm *m, uint64_t term, struct err *err);
 int vmm_be_standby(struct vmm *m, uint64_t term, struct err *err);
 int vmm_activate(struct vmm *m, uint64_t term, struct err *err);

@@ -78,8 +78,9 @@ static void tell_guest(struct vmm *m, const char *what, const char *why)
 	vmm_tell(m, json_pack("{s:s,s:s,s:s}", "ev", "guest", "what", what, "why", why));
 }
 
-/* Control thread. */
-static void guest_event(void *arg)
+/* A thread of its own: a reboot or a last commit may take a while, and pings are answered
+ * meanwhile. */
+static void *guest_event(void *arg)
 {
 	struct guest_end *g = arg;
 	struct vmm *m = g->m;
@@ -109,21 +110,26 @@ static void guest_event(void *arg)
 		break;
 	}
 	free(g);
+	return NULL;
 }
 
 void vmm_on_guest(void *arg, enum vm_event ev, const char *text)
 {
 	struct vmm *m = arg;
 	struct guest_end *g = calloc(1, sizeof(*g));
+	pthread_t t;
 
 	if (g) {
 		g->m = m;
 		g->ev = ev;
 		(void)snprintf(g->text, sizeof(g->text), "%s",
 			       text ? text : ""); /* truncation is fine */
-		if (!loop_post(m->ctl, guest_event, g))
+		if (!pthread_create(&t, NULL, guest_event, g)) {
+			pthread_detach(t);
 			return;
+		}
 		free(g);
 	}
-	log_err("a guest event was lost: out of memory");
+	log_err("the guest's end could not be handled: out of memory");
+	vmm_end(m, VMEXIT_CRASH);
 }

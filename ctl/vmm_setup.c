@@ -187,6 +187,7 @@ static int parse_scalars(json_t *msg, struct vmm_setup *s, struct err *err)
 		: want_unsigned(msg, "min_interval_us", 0, 60000000, &s->min_interval_us,
 				err);
 	rc = rc ? rc : want_unsigned(msg, "inflight", 1, 64, &s->inflight, err);
+	rc = rc ? rc : want_unsigned(msg, "suspect_us", 0, INT_MAX, &s->suspect_us, err);
 	rc = rc ? rc : want_number(msg, "cache", 0, 1ull << 40, &s->cache, err);
 	rc = rc ? rc : want_number(msg, "netbuf", 1 << 16, 1ull << 40, &s->netbuf, err);
 	rc = rc ? rc : want_number(msg, "diskbuf", 1 << 20, 1ull << 40, &s->diskbuf, err);
@@ -210,33 +211,4 @@ int vmm_setup_parse(json_t *msg, const int *fds, int nfds, struct vmm_setup *s,
 	rc = rc ? rc : parse_devices(msg, s, err);
 	rc2 = take_fds(msg, fds, nfds, s, rc ? NULL : err);
 	return rc ? rc : rc2;
-}
-
-static void close_fd(int *fd)
-{
-	if (*fd >= 0)
-		close(*fd);
-	*fd = -1;
-}
-
-void vmm_setup_fini(struct vmm_setup *s)
-{
-	char **strings[] = {&s->vm,  &s->host,	  &s->peer, &s->pair,
-			    &s->cpu, &s->cmdline, &s->log};
-
-	for (size_t i = 0; i < sizeof(strings) / sizeof(strings[0]); i++) {
-		free(*strings[i]);
-		*strings[i] = NULL;
-	}
-	close_fd(&s->kvm_fd);
-	close_fd(&s->kernel_fd);
-	close_fd(&s->initrd_fd);
-	close_fd(&s->console_fd);
-	for (unsigned i = 0; i < s->disks; i++) {
-		free(s->serial[i]);
-		s->serial[i] = NULL;
-		close_fd(&s->disk_fd[i]);
-	}
-	for (unsigned i = 0; i < s->nets; i++)
-		close_fd(&s->net_fd[i]);
 }

@@ -55,5 +55,8 @@ int diskrep_standby_create(const int *fds, unsigned n, size_t stage_bytes,
 			   struct diskrep_standby **s_out, struct err *err);
 void diskrep_standby_destroy(struct diskrep_standby *s);
 struct standby_part diskrep_standby_part(struct diskrep_standby *s);
+/* Put all that was applied on stable storage, now. Blocks on the disks. 0, or -errno: it is not
+ * known what the images hold. Any thread. */
+int diskrep_standby_sync(struct diskrep_standby *s);
 
 #endif

@@ -24,7 +24,7 @@ static void gather(struct drs_flusher *f)
 	f->hurry = 0;
 }
 
-static int sync_all(const struct drs_flusher *f)
+int drs_sync_all(const struct drs_flusher *f)
 {
 	int rc = 0;
 
@@ -53,7 +53,7 @@ static void *flusher_main(void *arg)
 		gather(f);
 		f->dirty = 0;
 		pthread_mutex_unlock(&f->lock);
-		rc = sync_all(f);
+		rc = drs_sync_all(f);
 		pthread_mutex_lock(&f->lock);
 		if (rc && !f->failed)
 			f->failed = rc;
@@ -90,6 +90,15 @@ void drs_flusher_stop(struct drs_flusher *f)
 	f->started = 0;
 	pthread_cond_destroy(&f->cond);
 	pthread_mutex_destroy(&f->lock);
+}
+
+void drs_flusher_abandon(struct drs_flusher *f)
+{
+	pthread_mutex_lock(&f->lock);
+	f->stop = 1;
+	f->dirty = 0;
+	pthread_cond_signal(&f->cond);
+	pthread_mutex_unlock(&f->lock);
 }
 
 void drs_flusher_kick(struct drs_flusher *f, int hurry)

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Free @e and all after it. @at: what points to it. */
 static void forget_from(struct diskrep_standby *s, struct drs_epoch **at)
@@ -51,8 +52,9 @@ static int sp_check(void *self, uint64_t epoch, struct err *err)
 	int rc = drs_flusher_failed(&s->flusher);
 
 	if (rc)
-		return err_sys(err, rc,
-			       "disks: what was written before could not be flushed");
+		return err_set(err, -EIO,
+			       "disks: what was written before could not be flushed (%s)",
+			       strerror(-rc));
 	if (!e || !e->whole)
 		return err_set(err, -EBADMSG,
 			       "disk writes of epoch %llu are not complete",
@@ -117,7 +119,9 @@ static int sp_activate(void *self, struct err *err)
 	if (rc)
 		return err_sys(err, rc,
 			       "disks: what was written before could not be flushed");
-	drs_flusher_kick(&s->flusher, 1);
+	/* From here on the guest's own flushes cover what was applied, and must be the ones to hear
+	 * of a write-back error: the kernel tells it once. */
+	drs_flusher_abandon(&s->flusher);
 	return 0;
 }
 
@@ -139,6 +143,13 @@ static const struct standby_part_ops standby_ops = {
 	.activate = sp_activate,
 	.teardown = sp_teardown,
 };
+
+int diskrep_standby_sync(struct diskrep_standby *s)
+{
+	int rc = drs_flusher_failed(&s->flusher);
+
+	return rc ? rc : drs_sync_all(&s->flusher);
+}
 
 struct standby_part diskrep_standby_part(struct diskrep_standby *s)
 {

@@ -79,6 +79,9 @@ int drs_flusher_start(struct drs_flusher *f, const struct dr_image *img, unsigne
 void drs_flusher_stop(struct drs_flusher *f); /* after a last fdatasync; idempotent */
 void drs_flusher_kick(struct drs_flusher *f, int hurry);
 int drs_flusher_failed(struct drs_flusher *f); /* 0 or -errno */
+/* No more fdatasync by it, without waiting for one under way. */
+void drs_flusher_abandon(struct drs_flusher *f);
+int drs_sync_all(const struct drs_flusher *f); /* fdatasync of all images, by the caller */
 
 /* hello.c: digests of all chunks of all disks. */
 int drs_hello(struct diskrep_standby *s, struct rec_sink *sink, struct err *err);

@@ -70,7 +70,10 @@ static void serve(struct primary *p)
 	if (!p->cmd_head)
 		p->cmd_tail = &p->cmd_head;
 	pthread_mutex_unlock(&p->lock);
+	/* It may rightly take long: a reboot clears all memory. */
+	atomic_store(&p->tick_ns, 0);
 	rc = c->run(p, c->arg);
+	atomic_store(&p->tick_ns, clock_mono_ns());
 	pthread_mutex_lock(&p->lock);
 	c->rc = rc;
 	c->done = 1;
@@ -97,11 +100,27 @@ static uint64_t next_epoch(struct primary *p, uint64_t now)
 	return sched_next(&s);
 }
 
+static int overslept(struct primary *p, uint64_t now)
+{
+	uint64_t limit = p->cfg.frozen_us * 1000ull, last = atomic_load(&p->tick_ns);
+
+	return limit && last && now > last && now - last > limit;
+}
+
+int link_was_frozen(struct link *l)
+{
+	return overslept(l->p, clock_mono_ns()) || atomic_load(&l->frozen);
+}
+
 static void sleep_until(struct primary *p, uint64_t when)
 {
-	struct timespec ts = {.tv_sec = (time_t)(when / 1000000000),
-			      .tv_nsec = (long)(when % 1000000000)};
+	uint64_t turn = atomic_load(&p->tick_ns) + p->cfg.frozen_us * 1000ull / 4;
+	struct timespec ts;
 
+	if (p->link && p->cfg.frozen_us && turn < when)
+		when = turn;
+	ts = (struct timespec){.tv_sec = (time_t)(when / 1000000000),
+			       .tv_nsec = (long)(when % 1000000000)};
 	/* However it ends, the loop looks at everything again. */
 	if (when == SCHED_NEVER)
 		(void)pthread_cond_wait(&p->wake, &p->lock);
@@ -115,7 +134,18 @@ static void step(struct primary *p)
 	struct link *l = p->link;
 	uint64_t now = clock_mono_ns(), when = next_epoch(p, now);
 	int ended = l && l->ended, commit = l && l->acked && p->state == PRI_ARMED;
+	int frozen = l && overslept(p, now);
 
+	/* In this order: whoever sees the new tick also sees that there was a gap before it. */
+	if (frozen)
+		atomic_store(&l->frozen, 1);
+	atomic_store(&p->tick_ns, now);
+	if (frozen && !ended) {
+		pthread_mutex_unlock(&p->lock);
+		link_fail(l, "this host stood still for longer than its peer waits");
+		pthread_mutex_lock(&p->lock);
+		return;
+	}
 	if (p->cmd_head) {
 		serve(p);
 		return;

@@ -30,6 +30,10 @@ struct primary_config {
 	unsigned interval_us;	  /* between the starts of two epochs */
 	unsigned min_interval_us; /* a requested epoch comes no sooner after the last one */
 	unsigned max_inflight;	  /* epochs captured and not acked, at most; then the guest waits */
+	/* If this process stood still for so long (stopped, frozen with its host), the peer may have
+	 * taken over meanwhile, and an ack that waited in a buffer may not release anything any
+	 * more: the link is given up. At most the time after which the peer suspects. 0: never. */
+	unsigned frozen_us;
 	/* Called on the engine's threads at each change of state; must not call the engine.
 	 * UNLINKED and back to ALONE carry the reason. FENCED carries the peer's term. */
 	void (*on_state)(void *arg, enum primary_state s, uint64_t term, const char *why);

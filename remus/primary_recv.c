@@ -68,6 +68,12 @@ static int on_ack(struct link *l, const struct rec *r, struct err *err)
 	rc = ack_admit(l, epoch, &f, err);
 	if (rc)
 		return rc;
+	if (link_was_frozen(l))
+		return err_set(
+			err, -ETIME,
+			"ACK of epoch %llu, but this host stood still meanwhile for longer than "
+			"its peer waits",
+			(unsigned long long)epoch);
 	stats_committed(p, clock_mono_ns() - f.captured_ns, epoch);
 	crash_at(CRASH_ACK_RECEIVED, epoch);
 	for (unsigned i = 0; i < p->n; i++) {

@@ -108,6 +108,8 @@ static int verify(struct standby *s, const struct rec *r, struct err *err)
 			err_ctx(err, "checking %s", s->part[i].ops->name);
 	}
 	pthread_mutex_lock(&s->lock);
+	if (rc == -EIO)
+		s->broken = 1;
 	hist_add(&s->verify, clock_mono_ns() - start);
 	pthread_mutex_unlock(&s->lock);
 	return rc;

@@ -23,9 +23,9 @@
 
 enum { TAKEOVER_MS = 8000, PROTECT_MS = 20000, FENCE_MS = 8000 };
 
-enum deed { KILL_VM, STOP_VM, KILL_RHEAD, STOP_RHEAD, DEEDS };
+enum deed { KILL_VM, STOP_VM, KILL_RHEAD, STOP_RHEAD, STOP_HOST, DEEDS };
 static const char *const deed_name[] = {"SIGKILL rhea-vm", "SIGSTOP rhea-vm",
-					"SIGKILL rhead", "SIGSTOP rhead"};
+					"SIGKILL rhead", "SIGSTOP rhead", "SIGSTOP both"};
 
 struct tally {
 	struct hist gap[DEEDS]; /* microseconds of silence on the wire */
@@ -96,6 +96,9 @@ static void do_deed(struct twohosts *p, int host, enum deed d, pid_t vm)
 	case STOP_RHEAD:
 		rc = kill(rhead, SIGSTOP);
 		break;
+	case STOP_HOST: /* as when the whole host freezes: acks may wait in its sockets */
+		rc = kill(vm, SIGSTOP) || kill(rhead, SIGSTOP) ? -1 : 0;
+		break;
 	case DEEDS:
 		break;
 	}
@@ -112,6 +115,13 @@ static void undo_deed(struct twohosts *p, int host, enum deed d, pid_t vm,
 		expect_fenced(p, host, vm, t);
 		break;
 	case STOP_RHEAD:
+		(void)kill(p->host[host].rhead, SIGCONT);
+		expect_fenced(p, host, vm, t);
+		break;
+	case STOP_HOST:
+		(void)kill(vm,
+			   SIGCONT); /* it has the first word, before rhead can tell it */
+		th_sleep_ms(th_random(20));
 		(void)kill(p->host[host].rhead, SIGCONT);
 		expect_fenced(p, host, vm, t);
 		break;

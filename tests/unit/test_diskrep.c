@@ -300,7 +300,7 @@ static void test_failed_flush_ends_trust(void)
 	rig_capture(r, 1);
 	CU_ASSERT_EQUAL(r->p.ops->send(r->p.self, 1, &r->sink, &err), 0);
 	CU_ASSERT_EQUAL(rig_receive(r, &err), 0);
-	CU_ASSERT_EQUAL(r->s.ops->check(r->s.self, 1, &err), -EBADF);
+	CU_ASSERT_EQUAL(r->s.ops->check(r->s.self, 1, &err), -EIO);
 	CU_ASSERT_EQUAL(r->s.ops->activate(r->s.self, &err), -EBADF);
 	rig_free(r);
 }
