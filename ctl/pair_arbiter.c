@@ -149,11 +149,8 @@ static void on_unreachable(struct pair *p, struct pair_actions *out)
 	retry_later(p);
 	if (p->state == PAIR_UNLINKED)
 		pm_set(p, PAIR_HOLDING, out, "no arbiter: output waits");
-	/* The link is up and the primary is well after all. If the claim succeeds late, the term is
-	 * ours by name and the next claim finds that out. */
-	else if (p->state == PAIR_CLAIMING && p->engine == PAIR_ENG_READY &&
-		 pm_peer_alive(p) && !(p->peer.flags & PAIR_VIEW_PLEASE))
-		pm_set(p, PAIR_STANDBY_READY, out, "no arbiter, and the primary is well");
+	/* A standby stays with its claim, even when the primary turns out to be well: the claim may
+	 * have succeeded, and then nobody but us can go on once the primary needs a new term. */
 }
 
 void pm_on_arbiter(struct pair *p, const struct pair_event *ev, struct pair_actions *out)

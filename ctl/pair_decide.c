@@ -336,6 +336,8 @@ static void in_standby_syncing(struct pair *p, struct pair_actions *out)
 		       "the link was lost before the first commit");
 	else if (p->health == PAIR_VM_HUNG)
 		pm_end_vm(p, AFTER_STANDBY, out, "own VM hangs");
+	else if (!p->peer_up)
+		unlink_once(p, out, "the peer is silent");
 }
 
 /* READY and SUSPECT: is there a reason to claim? */

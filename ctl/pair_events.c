@@ -339,20 +339,14 @@ static void on_connect_end(struct pair *p, int connected, struct pair_actions *o
 		give_or_close(wanted, 1, p->connect_term, out);
 }
 
-/* The hello on the link is authenticated, so that the peer is the primary of that term. */
+/* The preface proves nothing: its term only counts if an authenticated heartbeat says the same.
+ * A primary whose heartbeat is not here yet comes again. */
 static void on_incoming(struct pair *p, uint64_t term, struct pair_actions *out)
 {
 	int take = p->state == PAIR_STANDBY_EMPTY && p->vm_up &&
 		   p->engine == PAIR_ENG_EMPTY && p->health == PAIR_VM_OK &&
-		   term >= p->term;
+		   term == p->term && pm_peer_owns(p, term);
 
-	if (term > p->seen)
-		p->seen = term;
-	if (take && term > p->term) {
-		p->term = term;
-		p->rec = (struct pair_record){.term = term, .wanted = 1};
-		p->want_store = 1;
-	}
 	give_or_close(take, 0, term, out);
 }
 
