@@ -27,7 +27,8 @@ struct vmproc {
 	struct event *on_exit, *on_msg, *on_ping, *on_fence;
 	unsigned ping_ms, hung_ms;
 	int64_t seq;
-	uint64_t answered_ns; /* the last sign of life */
+	uint64_t asked_ns;  /* since when a question is open; 0: none is */
+	uint64_t ticked_ns; /* when this loop last looked */
 	uint64_t busy_until_ns;
 	int hung, ready;
 	json_t *pong;
@@ -43,7 +44,7 @@ static void tick_start(struct event *ev, unsigned ms)
 
 static void alive(struct vmproc *p)
 {
-	p->answered_ns = clock_mono_ns();
+	p->asked_ns = 0;
 	p->busy_until_ns = 0;
 	if (p->hung) {
 		p->hung = 0;
@@ -115,27 +116,37 @@ static void on_exit_ready(evutil_socket_t fd, short what, void *arg)
 	p->ops->exited(p->arg, status);
 }
 
+static void send_ping(struct vmproc *p)
+{
+	json_t *msg = json_pack("{s:s,s:I}", "op", "ping", "seq", (json_int_t)++p->seq);
+	int rc = vmproc_send(p, msg, -1);
+
+	if (rc && rc != -EAGAIN && rc != -EPIPE)
+		log_ratelimited(LOG_LVL_WARN, 1000, "rhea-vm %d: ping: %s", (int)p->pid,
+				strerror(-rc));
+}
+
+/* It hangs if a question stays open for too long, not if this loop itself was late: then what
+ * it answered meanwhile is still to be read, and the question counts from now. */
 static void on_ping(evutil_socket_t fd, short what, void *arg)
 {
 	struct vmproc *p = arg;
-	uint64_t now = clock_mono_ns();
-	int rc;
+	uint64_t now = clock_mono_ns(), tick = p->ping_ms * 1000000ull;
 
 	tick_start(p->on_ping, p->ping_ms);
+	if (p->asked_ns && now - p->ticked_ns > 2 * tick)
+		p->asked_ns = now;
+	p->ticked_ns = now;
 	if (p->ready) {
-		rc = vmproc_send(
-			p,
-			json_pack("{s:s,s:I}", "op", "ping", "seq", (json_int_t)++p->seq),
-			-1);
-		if (rc && rc != -EAGAIN && rc != -EPIPE)
-			log_ratelimited(LOG_LVL_WARN, 1000, "rhea-vm %d: ping: %s",
-					(int)p->pid, strerror(-rc));
+		send_ping(p);
+		if (!p->asked_ns)
+			p->asked_ns = now;
 	}
-	if (p->hung || now < p->busy_until_ns ||
-	    now - p->answered_ns < (uint64_t)p->hung_ms * 1000000u)
+	if (p->hung || now < p->busy_until_ns || !p->asked_ns ||
+	    now - p->asked_ns < p->hung_ms * 1000000ull)
 		return;
 	p->hung = 1;
-	p->ops->hung(p->arg, (unsigned)((now - p->answered_ns) / 1000000u));
+	p->ops->hung(p->arg, (unsigned)((now - p->asked_ns) / 1000000u));
 }
 
 static void on_fence(evutil_socket_t fd, short what, void *arg)
@@ -181,7 +192,8 @@ int vmproc_spawn(struct loop *loop, const struct vmproc_start *st,
 			     .sock = -1,
 			     .ping_ms = st->ping_ms,
 			     .hung_ms = st->hung_ms,
-			     .answered_ns = clock_mono_ns()};
+			     .asked_ns = clock_mono_ns(),
+			     .ticked_ns = clock_mono_ns()};
 	vmproc_busy(p);
 	rc = vmproc_fork(st->program, st->vm, &p->pid, &p->sock, err);
 	if (rc)
