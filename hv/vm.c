@@ -238,6 +238,7 @@ int vm_reboot(struct vm *vm, const struct vm_kernel *k, struct err *err)
 			       "KVM refuses to reset the interrupt controllers");
 	for (unsigned i = 0; i < vm->cfg.vcpus && !rc; i++) {
 		vm->vcpu[i]->failed = 0;
+		vm->vcpu[i]->told = 0;
 		rc = vcpu_set(vm->vcpu[i], &vm->vcpu[i]->initial, err);
 	}
 	return rc ? rc : vm_boot(vm, k, err);

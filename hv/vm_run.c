@@ -83,15 +83,13 @@ void vm_notify(struct vm *vm, enum vm_event ev, const char *text)
 	(void)snprintf(vm->notice.text, sizeof(vm->notice.text), "%s", text);
 }
 
-/* Tell the owner, then stand still until it stops the VM. */
-static void tell(struct vm *vm, const struct vm_notice *n)
+/* Tell the owner. The vCPU does not run on until the VM is rebooted or loaded, however often it
+ * is stopped and let go before that: a checkpoint may come first. */
+static void tell(struct vcpu *v, const struct vm_notice *n)
 {
-	unsigned gen;
-
-	if (vm->on_event)
-		vm->on_event(vm->on_event_arg, n->ev, n->text);
-	while (!must_stop(gen = atomic_load(&vm->gen)))
-		sleep_on(&vm->gen, gen);
+	v->told = 1;
+	if (v->vm->on_event)
+		v->vm->on_event(v->vm->on_event_arg, n->ev, n->text);
 }
 
 static void park(struct vm *vm, unsigned gen)
@@ -120,9 +118,13 @@ static void *vcpu_main(void *arg)
 			park(vm, gen);
 			continue;
 		}
+		if (!must_stop(gen) && v->told) {
+			sleep_on(&vm->gen, gen);
+			continue;
+		}
 		vcpu_run(v, &notice);
 		if (notice.set)
-			tell(vm, &notice);
+			tell(v, &notice);
 	}
 	return NULL;
 }

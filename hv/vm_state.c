@@ -283,6 +283,8 @@ int vm_load(struct vm *vm, const void *data, size_t len, struct err *err)
 	if (!locked)
 		vm_lock(vm);
 	rc = load_all(vm, &r, err);
+	for (unsigned i = 0; i < vm->cfg.vcpus; i++)
+		vm->vcpu[i]->told = 0;
 	if (!locked)
 		vm_unlock(vm);
 	return rc;

@@ -466,6 +466,7 @@ static void command(struct rig *g, uint16_t port, uint8_t value)
 static void test_events(void)
 {
 	struct vm_kernel k = kernel();
+	uint64_t before;
 	struct err err = {0};
 	struct rig g;
 
@@ -483,8 +484,15 @@ static void test_events(void)
 	CU_ASSERT(g.bad == 0);
 	command(&g, 0x64, 0xFE);
 	CU_ASSERT(wait_event(&g) == VM_EV_RESET);
+	/* A checkpoint that comes before the reboot does not let the guest run past its reset. */
 	CU_ASSERT_FATAL(!vm_pause(g.vm));
-	vm_resume(g.vm); /* a reset that the owner ignores */
+	before = counter_of(&g, 0);
+	vm_resume(g.vm);
+	CU_ASSERT_FATAL(!vm_pause(g.vm));
+	CU_ASSERT_EQUAL(counter_of(&g, 0), before);
+	CU_ASSERT_FATAL(!vm_reboot(g.vm, &k, &err));
+	CU_ASSERT_FATAL(!tg_prepare(vm_gm(g.vm), 2));
+	vm_resume(g.vm);
 	wait_counts(&g, 2, 10);
 	command(&g, LAYOUT_PORT_ACPI, 0x20 | 5 << 2);
 	CU_ASSERT(wait_event(&g) == VM_EV_POWEROFF);
