@@ -191,6 +191,8 @@ void irq_msi_destroy(struct irq_msi *m)
 
 int irq_msi_route(struct irq_msi *m, uint64_t addr, uint32_t data)
 {
+	uint64_t old_addr = m->addr;
+	uint32_t old_data = m->data;
 	int rc;
 
 	if (m->addr == addr && m->data == data)
@@ -198,9 +200,13 @@ int irq_msi_route(struct irq_msi *m, uint64_t addr, uint32_t data)
 	m->addr = addr;
 	m->data = data;
 	rc = commit(m->irq);
-	if (!rc)
-		atomic_store(&m->routed, addr != 0);
-	return rc;
+	if (rc) {
+		m->addr = old_addr;
+		m->data = old_data;
+		return rc;
+	}
+	atomic_store(&m->routed, addr != 0);
+	return 0;
 }
 
 void irq_msi_raise(struct irq_msi *m)
