@@ -63,8 +63,9 @@ void th_fail(struct twohosts *p, const char *fmt, ...)
 	(void)vfprintf(stderr, fmt, ap);
 	(void)fprintf(stderr, "\n");
 	va_end(ap);
-	(void)sh("for f in %s/[ab].log; do echo \"--- $f\" >&2; tail -n 40 \"$f\" >&2; done",
-		 p->dir);
+	(void)sh(
+		"for f in %s/[ab].log; do echo \"--- $f\" >&2; tail -n 40 \"$f\" >&2; done",
+		p->dir);
 	th_down(p);
 	exit(1);
 }
