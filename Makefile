@@ -123,7 +123,7 @@ fuzz-run: $(fuzz_bin)
 
 #: make demo          a Linux guest outlives its host (root)
 demo: deps
-	$(Q)$(MAKE) --no-print-directory programs
+	$(Q)$(MAKE) --no-print-directory programs $(B)/tests/lab/client
 	$(Q)B=$(B) tests/lab/demo.sh
 
 #: make lab           a shell on two emulated hosts
