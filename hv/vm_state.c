@@ -82,7 +82,7 @@ int vm_chips_set(struct vm *vm, const struct kvm_irqchip chip[CHIPS])
 static int save_chips(struct vm *vm, struct buf *b)
 {
 	struct kvm_irqchip k[CHIPS];
-	struct chips c;
+	struct chips c = {0};
 	int rc = vm_chips_get(vm, k);
 
 	if (rc)
