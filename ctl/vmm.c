@@ -139,6 +139,8 @@ int vmm_build(struct vmm *m, struct err *err)
 	cfg.loop = m->io;
 	rc = vm_create(&cfg, &m->vm, err);
 	rc = rc ? rc : netbuf_create(s->netbuf, m->io, 1, trigger, &m->netbuf, err);
+	if (!rc)
+		netbuf_set_stale(m->netbuf, s->suspect_us);
 	rc = rc ? rc : diskrep_create(s->diskbuf, m->io, trigger, &m->diskrep, err);
 	rc = rc ? rc : build_consoles(m, err);
 	rc = rc ? rc : build_disks(m, err);

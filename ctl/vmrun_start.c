@@ -148,6 +148,13 @@ static int hex_key(const struct config *cfg, char out[2 * CONFIG_KEY_LEN + 1])
 	return rc;
 }
 
+/* After so long a stop of this host the peer may act: it counts from the last heartbeat, which left
+ * up to one interval before the stop. */
+static unsigned suspect_us(const struct config *cfg)
+{
+	return cfg->heartbeat_interval_ms * (cfg->heartbeat_missed - 1) * 1000;
+}
+
 static json_t *setup_message(struct host *h, const struct config_vm *vm)
 {
 	const struct config *cfg = h->cfg;
@@ -166,12 +173,11 @@ static json_t *setup_message(struct host *h, const struct config_vm *vm)
 		(json_int_t)vm->memory, "vcpus", (int)vm->vcpus, "cpu", vm->cpu,
 		"cmdline", vm->cmdline, "interval_us", (int)vm->interval_us,
 		"min_interval_us", (int)vm->min_interval_us, "inflight",
-		(int)vm->inflight, "suspect_us",
-		(json_int_t)cfg->heartbeat_interval_ms * cfg->heartbeat_missed * 1000,
-		"cache", (json_int_t)vm->delta_cache, "netbuf",
-		(json_int_t)vm->netbuf_limit, "diskbuf", (json_int_t)vm->disk_buffer,
-		"log", h->opts.log, "nets", nets, "disks", disks, "uid",
-		pw ? (int)pw->pw_uid : 0, "gid", pw ? (int)pw->pw_gid : 0);
+		(int)vm->inflight, "suspect_us", (json_int_t)suspect_us(cfg), "cache",
+		(json_int_t)vm->delta_cache, "netbuf", (json_int_t)vm->netbuf_limit,
+		"diskbuf", (json_int_t)vm->disk_buffer, "log", h->opts.log, "nets", nets,
+		"disks", disks, "uid", pw ? (int)pw->pw_uid : 0, "gid",
+		pw ? (int)pw->pw_gid : 0);
 	explicit_bzero(psk, sizeof(psk));
 	return msg;
 }

@@ -60,6 +60,7 @@ struct netbuf {
 	pthread_mutex_t out, lock;
 	struct nbq q;
 	size_t limit;
+	uint64_t stale_ns; /* 0: never */
 	uint64_t open;	   /* the epoch whose output is being said */
 	int holding, said; /* @said: the open epoch has output */
 	struct nb_port port[NB_PORTS_MAX];

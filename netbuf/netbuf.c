@@ -105,6 +105,11 @@ int netbuf_create(size_t limit_bytes, struct loop *loop, int hold,
 	return 0;
 }
 
+void netbuf_set_stale(struct netbuf *nb, unsigned us)
+{
+	nb->stale_ns = us * UINT64_C(1000);
+}
+
 void netbuf_destroy(struct netbuf *nb)
 {
 	if (!nb)

@@ -34,6 +34,10 @@ struct netbuf_stats {
  * holding if @hold, else passing. */
 int netbuf_create(size_t limit_bytes, struct loop *loop, int hold,
 		  struct epoch_trigger trigger, struct netbuf **nb_out, struct err *err);
+/* If one release takes longer than @us, this host stood still meanwhile, and what it had not written
+ * yet is dropped. At most the time after which the peer suspects; 0, the default: never. Before
+ * vm_start. */
+void netbuf_set_stale(struct netbuf *nb, unsigned us);
 /* What is still held is dropped, never released. After the VM is gone and the loop has ended;
  * before loop_destroy. NULL is fine. */
 void netbuf_destroy(struct netbuf *nb);

@@ -26,14 +26,23 @@ static int write_entry(struct netbuf *nb, struct nbq_entry *e, uint64_t deadline
 	return rc;
 }
 
+/* A host that froze while it wrote must not say the rest when it is continued: another may speak
+ * for the guest by then. To clients that is a lost packet. */
+static int went_stale(const struct netbuf *nb, uint64_t began)
+{
+	return nb->stale_ns && clock_mono_ns() - began > nb->stale_ns;
+}
+
 static void write_chunks(struct netbuf *nb, struct nbq_chunk *c)
 {
-	uint64_t deadline = clock_mono_ns() + NB_RELEASE_WAIT_MS * UINT64_C(1000000);
+	uint64_t began = clock_mono_ns();
+	uint64_t deadline = began + NB_RELEASE_WAIT_MS * UINT64_C(1000000);
 	uint64_t sent = 0, frames = 0, lost = 0;
 
 	for (; c; c = c->next) {
 		for (struct nbq_entry *e = nbq_next(c, NULL); e; e = nbq_next(c, e)) {
-			int rc = write_entry(nb, e, deadline);
+			int rc = went_stale(nb, began) ? -ESTALE
+						       : write_entry(nb, e, deadline);
 
 			lost += rc < 0 ? e->len : (uint64_t)rc;
 			sent += rc < 0 ? 0 : e->len - (uint64_t)rc;

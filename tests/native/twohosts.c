@@ -56,16 +56,16 @@ static int sh(const char *fmt, ...)
 
 void th_fail(struct twohosts *p, const char *fmt, ...)
 {
+	char what[512];
 	va_list ap;
 
 	va_start(ap, fmt);
-	(void)fprintf(stderr, "FAIL: ");
-	(void)vfprintf(stderr, fmt, ap);
-	(void)fprintf(stderr, "\n");
+	(void)vsnprintf(what, sizeof(what), fmt, ap); /* truncation is fine */
 	va_end(ap);
 	(void)sh(
-		"for f in %s/[ab].log; do echo \"--- $f\" >&2; tail -n 40 \"$f\" >&2; done",
+		"for f in %s/[ab].log; do echo \"--- $f\" >&2; tail -n 25 \"$f\" >&2; done",
 		p->dir);
+	(void)fprintf(stderr, "FAIL: %s\n", what);
 	th_down(p);
 	exit(1);
 }

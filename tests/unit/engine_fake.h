@@ -139,7 +139,10 @@ static inline int note(struct fake *f, enum fake_op op, uint64_t epoch)
 	pthread_cond_broadcast(&w->news);
 	if (w->fail_op != (int)op || w->fail_who != f->who)
 		return 0;
-	return w->fail_epoch == UINT64_MAX || w->fail_epoch == epoch ? -EIO : 0;
+	if (w->fail_epoch != UINT64_MAX && w->fail_epoch != epoch)
+		return 0;
+	/* A check's -EIO would mean that the standby's own storage failed. */
+	return op == OP_CHECK ? -EBADMSG : -EIO;
 }
 
 static inline int noted(struct fake *f, enum fake_op op, uint64_t epoch)
