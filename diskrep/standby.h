@@ -81,7 +81,8 @@ void drs_flusher_kick(struct drs_flusher *f, int hurry);
 int drs_flusher_failed(struct drs_flusher *f); /* 0 or -errno */
 /* No more fdatasync by it, without waiting for one under way. */
 void drs_flusher_abandon(struct drs_flusher *f);
-int drs_sync_all(const struct drs_flusher *f); /* fdatasync of all images, by the caller */
+int drs_sync_all(
+	const struct drs_flusher *f); /* fdatasync of all images, by the caller */
 
 /* hello.c: digests of all chunks of all disks. */
 int drs_hello(struct diskrep_standby *s, struct rec_sink *sink, struct err *err);

@@ -31,10 +31,12 @@ struct blk_req {
 	enum blk_op op;
 	uint64_t offset; /* bytes */
 	uint32_t len;	 /* bytes; 0 for flush */
-	struct blk_data *data; /* READ: filled by the backend, len bytes. WRITE: the bytes */
+	struct blk_data
+		*data; /* READ: filled by the backend, len bytes. WRITE: the bytes */
 	int fua;
-	void (*done)(struct blk_req *req, int status); /* 0 or -errno; may be called in submit */
-	struct blk_req *next; /* for the backend, while it holds it */
+	void (*done)(struct blk_req *req,
+		     int status); /* 0 or -errno; may be called in submit */
+	struct blk_req *next;	  /* for the backend, while it holds it */
 	void *backend_priv;
 };
 

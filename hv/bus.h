@@ -18,7 +18,8 @@ struct bus_ops {
 struct bus *bus_create(void); /* returns owned, or NULL: out of memory */
 void bus_destroy(struct bus *b);
 /* 0, -EEXIST if it overlaps another range, -ENOMEM. Borrows @ops and @self until removed. */
-int bus_add(struct bus *b, uint64_t base, uint64_t size, const struct bus_ops *ops, void *self);
+int bus_add(struct bus *b, uint64_t base, uint64_t size, const struct bus_ops *ops,
+	    void *self);
 void bus_remove(struct bus *b, uint64_t base);
 /* Reads of nobody's addresses give all ones, writes are dropped. */
 void bus_read(struct bus *b, uint64_t addr, void *data, unsigned len);

@@ -32,9 +32,10 @@ struct net_out {
  * nowhere. Frames from the tap go to the guest at once. With @out NULL frames go to the tap. */
 int vnet_create(struct vm *vm, int tap_fd, const uint8_t mac[6], struct vnet **dev_out,
 		struct err *err);
-void vnet_set_out(struct vnet *d, const struct net_out *out); /* copied; before vm_start */
-void vnet_tx_resume(struct vnet *d);			       /* I/O thread */
-int vnet_tap_fd(struct vnet *d);			       /* borrowed */
+void vnet_set_out(struct vnet *d,
+		  const struct net_out *out); /* copied; before vm_start */
+void vnet_tx_resume(struct vnet *d);	      /* I/O thread */
+int vnet_tap_fd(struct vnet *d);	      /* borrowed */
 /* Write one frame with its header to the tap. Any thread. 0 or -errno. */
 int vnet_tap_write(struct vnet *d, const struct iovec *iov, int n);
 
@@ -49,7 +50,8 @@ struct con_out {
 };
 int vconsole_create(struct vm *vm, const struct con_out *out, struct vconsole **dev_out,
 		    struct err *err);
-size_t vconsole_input(struct vconsole *d, const void *p, size_t len); /* taken; I/O thread */
+size_t vconsole_input(struct vconsole *d, const void *p,
+		      size_t len); /* taken; I/O thread */
 int serial_create(struct vm *vm, const struct con_out *out, struct serial **dev_out,
 		  struct err *err);
 size_t serial_input(struct serial *d, const void *p, size_t len); /* taken; I/O thread */

@@ -16,7 +16,7 @@ struct err;
 struct reader;
 
 struct state_field {
-	uint16_t id;	 /* never reused within a table */
+	uint16_t id;	/* never reused within a table */
 	uint16_t since; /* the version that brought it */
 	const char *name;
 	uint32_t offset, size; /* size of one element: 1, 2, 4, 8, or any for bytes */
@@ -30,22 +30,35 @@ struct state_table {
 	const struct state_field *field; /* ends with a zero name */
 };
 
-#define STATE_INT(id_, since_, type, member)                                             \
-	{.id = (id_), .since = (since_), .name = #member, .offset = offsetof(type, member), \
-	 .size = sizeof(((type *)0)->member), .count = 1}
-#define STATE_INTS(id_, since_, type, member)                                            \
-	{.id = (id_), .since = (since_), .name = #member, .offset = offsetof(type, member), \
-	 .size = sizeof(((type *)0)->member[0]),                                         \
-	 .count = sizeof(((type *)0)->member) / sizeof(((type *)0)->member[0])}
-#define STATE_BYTES(id_, since_, type, member)                                           \
-	{.id = (id_), .since = (since_), .name = #member, .offset = offsetof(type, member), \
-	 .size = sizeof(((type *)0)->member), .count = 1, .bytes = 1}
-#define STATE_END {.name = NULL}
+#define STATE_INT(id_, since_, type, member)                                           \
+	{                                                                              \
+		.id = (id_), .since = (since_), .name = #member,                       \
+		.offset = offsetof(type, member), .size = sizeof(((type *)0)->member), \
+		.count = 1                                                             \
+	}
+#define STATE_INTS(id_, since_, type, member)                                         \
+	{                                                                             \
+		.id = (id_), .since = (since_), .name = #member,                      \
+		.offset = offsetof(type, member),                                     \
+		.size = sizeof(((type *)0)->member[0]),                               \
+		.count = sizeof(((type *)0)->member) / sizeof(((type *)0)->member[0]) \
+	}
+#define STATE_BYTES(id_, since_, type, member)                                         \
+	{                                                                              \
+		.id = (id_), .since = (since_), .name = #member,                       \
+		.offset = offsetof(type, member), .size = sizeof(((type *)0)->member), \
+		.count = 1, .bytes = 1                                                 \
+	}
+#define STATE_END            \
+	{                    \
+		.name = NULL \
+	}
 
 /* Append one section. 0 or -ENOMEM (also sticks in @b). */
-int state_save(struct buf *b, const struct state_table *t, uint32_t instance, const void *obj);
+int state_save(struct buf *b, const struct state_table *t, uint32_t instance,
+	       const void *obj);
 /* Read one section that must be of @t and @instance into @obj. 0 or -EBADMSG with @err. */
-int state_load(struct reader *r, const struct state_table *t, uint32_t instance, void *obj,
-	       struct err *err);
+int state_load(struct reader *r, const struct state_table *t, uint32_t instance,
+	       void *obj, struct err *err);
 
 #endif

@@ -57,7 +57,7 @@ struct vcpu {
 	int has_thread;
 	int io_pending; /* an exit's I/O is completed by the next KVM_RUN */
 	int failed;	/* -errno of a KVM_RUN that failed */
-	int told;	/* the guest's end was told; changed by others only while it is stopped */
+	int told; /* the guest's end was told; changed by others only while it is stopped */
 	struct vcpu_state state;
 	struct vcpu_state initial; /* power-on */
 };

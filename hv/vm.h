@@ -27,9 +27,9 @@ struct vm;
 struct vm_config {
 	const char *name;
 	uint64_t ram_bytes;
-	unsigned vcpus; /* 1 to VM_VCPUS_MAX */
-	const char *cpu; /* "host", "x86-64-v2", "x86-64-v3" */
-	int kvm_fd;	 /* borrowed */
+	unsigned vcpus;	   /* 1 to VM_VCPUS_MAX */
+	const char *cpu;   /* "host", "x86-64-v2", "x86-64-v3" */
+	int kvm_fd;	   /* borrowed */
 	struct loop *loop; /* borrowed; the I/O thread */
 };
 
@@ -75,8 +75,8 @@ void vm_on_event(struct vm *vm, vm_event_fn *fn, void *arg);
 
 /* The VM takes @self and calls ops->destroy at its end. The order of adding is the order of
  * the state stream; @instance tells devices of one kind apart. */
-int vm_add_device(struct vm *vm, const struct vm_device_ops *ops, void *self, uint32_t instance,
-		  struct err *err);
+int vm_add_device(struct vm *vm, const struct vm_device_ops *ops, void *self,
+		  uint32_t instance, struct err *err);
 
 struct gm *vm_gm(struct vm *vm);
 struct bus *vm_mmio(struct vm *vm);

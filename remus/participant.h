@@ -47,9 +47,11 @@ struct err;
 
 /* Where a participant puts its records. Only valid during the call that got it. */
 struct rec_sink {
-	int (*put)(struct rec_sink *s, uint16_t type, uint64_t epoch, const struct iovec *iov, int n);
+	int (*put)(struct rec_sink *s, uint16_t type, uint64_t epoch,
+		   const struct iovec *iov, int n);
 };
-static inline int rec_put(struct rec_sink *s, uint16_t type, uint64_t epoch, const void *p, size_t len)
+static inline int rec_put(struct rec_sink *s, uint16_t type, uint64_t epoch,
+			  const void *p, size_t len)
 {
 	struct iovec v = {.iov_base = (void *)p, .iov_len = len};
 
@@ -66,7 +68,8 @@ struct part_ops {
 	/* Sender thread. A new, empty peer: forget what the last one had. */
 	int (*sync_begin)(void *self, struct rec_sink *s, struct err *err);
 	/* Sender thread, guest running. Send what changed; *left_out = bytes changed meanwhile. */
-	int (*sync_round)(void *self, struct rec_sink *s, uint64_t *left_out, struct err *err);
+	int (*sync_round)(void *self, struct rec_sink *s, uint64_t *left_out,
+			  struct err *err);
 	/* Epoch thread. */
 	int (*pause)(void *self);
 	int (*capture)(void *self, uint64_t epoch, struct err *err);
@@ -75,7 +78,8 @@ struct part_ops {
 	int (*send)(void *self, uint64_t epoch, struct rec_sink *s, struct err *err);
 	/* Receiver thread. */
 	void (*committed)(void *self, uint64_t epoch);
-	int (*peer_record)(void *self, uint16_t type, const void *p, size_t len, struct err *err);
+	int (*peer_record)(void *self, uint16_t type, const void *p, size_t len,
+			   struct err *err);
 	/* Epoch thread, after sender and receiver have ended. */
 	void (*unlinked)(void *self);
 	void (*alone)(void *self);
@@ -92,7 +96,8 @@ struct standby_part_ops {
 	const char *name;
 	uint8_t kind;
 	int (*hello)(void *self, struct rec_sink *s, struct err *err);
-	int (*record)(void *self, uint16_t type, uint64_t epoch, const void *p, size_t len, struct err *err);
+	int (*record)(void *self, uint16_t type, uint64_t epoch, const void *p,
+		      size_t len, struct err *err);
 	int (*check)(void *self, uint64_t epoch, struct err *err);
 	int (*apply)(void *self, uint64_t epoch, struct err *err);
 	void (*drop)(void *self);
@@ -108,12 +113,14 @@ struct standby_part {
 /* Stubs for what a participant has no use for. */
 int part_no_setup(void *self, struct err *err);
 int part_no_sync_begin(void *self, struct rec_sink *s, struct err *err);
-int part_no_sync_round(void *self, struct rec_sink *s, uint64_t *left_out, struct err *err);
+int part_no_sync_round(void *self, struct rec_sink *s, uint64_t *left_out,
+		       struct err *err);
 int part_no_pause(void *self);
 void part_no_resume(void *self);
 int part_no_send(void *self, uint64_t epoch, struct rec_sink *s, struct err *err);
 void part_no_committed(void *self, uint64_t epoch);
-int part_no_peer_record(void *self, uint16_t type, const void *p, size_t len, struct err *err);
+int part_no_peer_record(void *self, uint16_t type, const void *p, size_t len,
+			struct err *err);
 void part_no_event(void *self); /* unlinked, alone, drop */
 void part_no_teardown(void *self);
 int spart_no_hello(void *self, struct rec_sink *s, struct err *err);

@@ -20,14 +20,16 @@ struct vm;
 
 /* Memory: harvest, copy, encode. @cache_bytes bounds the copies kept as delta bases. It
  * never asks for an early end: how much is dirty is only known by harvesting it. */
-int mem_part_create(struct gm *gm, size_t cache_bytes, struct mem_part **m_out, struct err *err);
+int mem_part_create(struct gm *gm, size_t cache_bytes, struct mem_part **m_out,
+		    struct err *err);
 struct part mem_part(struct mem_part *m);
 void mem_part_stats(struct mem_part *m, struct pc_stats *out); /* any thread */
-uint64_t mem_part_last_dirty(struct mem_part *m);	       /* pages of the last capture */
+uint64_t mem_part_last_dirty(struct mem_part *m); /* pages of the last capture */
 void mem_part_destroy(struct mem_part *m);
 
 /* Staged pages of epochs not yet applied, at most @stage_bytes; then the link is given up. */
-int mem_standby_create(struct gm *gm, size_t stage_bytes, struct mem_standby **m_out, struct err *err);
+int mem_standby_create(struct gm *gm, size_t stage_bytes, struct mem_standby **m_out,
+		       struct err *err);
 struct standby_part mem_standby(struct mem_standby *m);
 void mem_standby_destroy(struct mem_standby *m);
 

@@ -22,14 +22,23 @@ struct err;
 struct primary;
 struct tp;
 
-enum primary_state { PRI_ALONE, PRI_SYNCING, PRI_ARMED, PRI_PROTECTED, PRI_UNLINKED, PRI_FENCED };
+enum primary_state {
+	PRI_ALONE,
+	PRI_SYNCING,
+	PRI_ARMED,
+	PRI_PROTECTED,
+	PRI_UNLINKED,
+	PRI_FENCED
+};
 const char *primary_state_name(enum primary_state s);
 
 struct primary_config {
 	const char *vm;
-	unsigned interval_us;	  /* between the starts of two epochs */
-	unsigned min_interval_us; /* a requested epoch comes no sooner after the last one */
-	unsigned max_inflight;	  /* epochs captured and not acked, at most; then the guest waits */
+	unsigned interval_us; /* between the starts of two epochs */
+	unsigned
+		min_interval_us; /* a requested epoch comes no sooner after the last one */
+	unsigned
+		max_inflight; /* epochs captured and not acked, at most; then the guest waits */
 	/* If this process stood still for so long (stopped, frozen with its host), the peer may have
 	 * taken over meanwhile, and an ack that waited in a buffer may not release anything any
 	 * more: the link is given up. At most the time after which the peer suspects. 0: never. */
@@ -45,7 +54,7 @@ struct primary_stats {
 	enum primary_state state;
 	uint64_t term, epoch, acked; /* running epoch; last acked, UINT64_MAX: none */
 	uint64_t bytes_raw, bytes_sent, pages_sent, early_epochs;
-	uint64_t sync_left;	     /* bytes, while SYNCING */
+	uint64_t sync_left; /* bytes, while SYNCING */
 	struct hist pause, stop, capture, resume, send, commit, interval;
 	struct hist capture_part[8]; /* by index of the participant */
 	struct hist dirty_pages;     /* a count, not a time */

@@ -56,7 +56,7 @@ struct link {
 	int bye_done; /* the standby knows that there is nothing to take over */
 	int receiver_done;
 	atomic_int frozen; /* the epoch thread found a gap between two turns of its own */
-	int ended;     /* given up: @why says for what reason */
+	int ended;	   /* given up: @why says for what reason */
 	int peer_gone; /* the sender found out: the peer's last word may still be unread */
 	uint64_t fenced_by; /* the higher term that the peer showed, or 0 */
 	char why[ERR_MSG_MAX];
@@ -70,8 +70,9 @@ struct primary {
 	unsigned n;
 	pthread_t thread;
 	atomic_int requested; /* somebody waits for the running epoch to end */
-	_Atomic uint64_t tick_ns; /* when the epoch thread last ran; 0: it is not judged now */
-	uint64_t last_start;  /* epoch thread: ns, 0 before the first epoch of a link */
+	_Atomic uint64_t
+		tick_ns;     /* when the epoch thread last ran; 0: it is not judged now */
+	uint64_t last_start; /* epoch thread: ns, 0 before the first epoch of a link */
 
 	pthread_mutex_t lock;
 	pthread_cond_t wake; /* the epoch thread */

@@ -28,7 +28,8 @@ struct standby_config {
 	const char *vm;
 	/* At each change of state, on the standby's threads; must not call the engine. @bye: the
 	 * primary ended the guest in good order, there is nothing to take over. */
-	void (*on_state)(void *arg, enum standby_state s, uint64_t term, int bye, const char *why);
+	void (*on_state)(void *arg, enum standby_state s, uint64_t term, int bye,
+			 const char *why);
 	void *arg;
 };
 
@@ -39,8 +40,8 @@ struct standby_stats {
 	struct hist verify, apply; /* ns */
 };
 
-int standby_create(const struct standby_config *cfg, const struct standby_part *parts, unsigned n,
-		   struct standby **s_out, struct err *err);
+int standby_create(const struct standby_config *cfg, const struct standby_part *parts,
+		   unsigned n, struct standby **s_out, struct err *err);
 void standby_destroy(struct standby *s);
 /* Listen to the primary of @term on @tp (takes it). From EMPTY only: a returning link means a
  * new sync. -EBUSY else, and @tp is closed. */

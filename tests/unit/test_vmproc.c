@@ -293,7 +293,8 @@ int main(int argc, char **argv)
 	int rc;
 
 	if (!strcmp(argv[0], "rhea-vm"))
-		_exit(fake_main(argc > 1 ? argv[1] : "")); /* leaks nothing that matters */
+		_exit(fake_main(argc > 1 ? argv[1]
+					 : "")); /* leaks nothing that matters */
 	n = readlink("/proc/self/exe", self, sizeof(self) - 1);
 	if (n <= 0 || loop_create(&loop, &err))
 		return 2;

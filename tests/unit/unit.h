@@ -30,6 +30,7 @@ static inline int unit_main(const char *suite, const struct unit_test *t, unsign
 	CU_cleanup_registry();
 	return failed ? 1 : 0;
 }
-#define UNIT_MAIN(suite, tests) unit_main(suite, tests, sizeof(tests) / sizeof((tests)[0]))
+#define UNIT_MAIN(suite, tests) \
+	unit_main(suite, tests, sizeof(tests) / sizeof((tests)[0]))
 
 #endif
