@@ -123,9 +123,9 @@ rhea_daemon b
 # The first sync goes on while the guest boots.
 rhea_boot_guest
 rhea_protect
-wait_until 60 first_view || die "rhead on host a does not answer"
+poll=0.2 wait_until 60 first_view || die "rhead on host a does not answer"
 start_clients
-wait_until 60 client_counts || die "the client gets no answer: $(cat "$lab_dir/client.log")"
+poll=0.2 wait_until 60 client_counts || die "the client gets no answer: $(cat "$lab_dir/client.log")"
 say "power cut in $kill_after s (SEED=$seed)"
 cut_power_later
 watch_until_killed

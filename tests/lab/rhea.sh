@@ -3,7 +3,7 @@
 # Rhea on the two hosts of a lab: one config, etcd on the clients' side, the guest with its disk.
 #
 #   rhea_begin                lab, hosts and etcd up
-#   rhea_daemon HOST          rhead there
+#   rhea_daemon HOST          rhead there, and one rheactl that writes its view down
 #   rhea_ctl HOST ARGS...     rheactl there
 #   rhea_vm HOST              its view of the VM, as compact JSON; empty if it does not answer
 #   rhea_is HOST FILTER       whether a jq filter holds for that view
@@ -74,13 +74,16 @@ rhea_hosts() {
 }
 
 rhea_answers() {
-	rhea_ctl "$1" status > /dev/null 2>&1
+	[ -n "$(rhea_vm "$1")" ]
 }
 
+# To start a program costs an emulated host more time than the guest has for a whole epoch, and
+# whoever watches must not slow down what he looks at: so rheactl is started once.
 rhea_daemon() {
 	install -m 600 "$lab_dir/rhea.conf" "$lab_dir/$1/rhea.conf"
 	host_spawn "$1" rhead "$B/rhead -c /lab/rhea.conf --host $1"
-	poll=0.5 wait_until 60 rhea_answers "$1" || die_with "$1" "rhead on host $1 does not answer"
+	host_spawn "$1" view "sh -c 'until $B/rheactl --json --watch=0.5 status; do sleep 0.5; done'"
+	poll=0.2 wait_until 60 rhea_answers "$1" || die_with "$1" "rhead on host $1 does not answer"
 }
 
 # die_with HOST TEXT: and the end of what its rhead wrote.
@@ -101,9 +104,10 @@ rhea_ctl() {
 	host_run "$host" "$B/rheactl $*"
 }
 
+# The last whole line that is there; an error message of rheactl's is none.
 rhea_vm() {
-	local host_patience=5
-	rhea_ctl "$1" status --json 2>/dev/null | jq -c '.vms[0]' 2>/dev/null || true
+	tail -n 2 "$lab_dir/$1/view.log" 2>/dev/null | grep '}$' | tail -n 1 |
+		jq -c '.vms[0]' 2>/dev/null || true
 }
 
 rhea_is() {
@@ -122,13 +126,13 @@ rhea_boot_guest() {
 }
 
 rhea_protect() {
-	poll=1 step "bringing the standby up on host b" wait_until 300 rhea_is a '.protected' ||
+	poll=0.2 step "bringing the standby up on host b" wait_until 300 rhea_is a '.protected' ||
 		die_with b "the guest is not protected"
 }
 
 rhea_stop_guest() {
 	rhea_ctl "$1" vm stop $vm || return
-	poll=0.5 wait_until 120 rhea_is "$1" '.running | not'
+	poll=0.2 wait_until 120 rhea_is "$1" '.running | not'
 }
 
 # Ends a host in good order: what it wrote to its disk is in the image then.
