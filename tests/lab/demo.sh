@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # The demo: a Linux guest outlives its host, and its client's one connection with it.
-#   KILL_AFTER=seconds SEED=number EPOCH_MS=25 demo.sh
+#   KILL_AFTER=seconds SEED=number EPOCH_MS=100 demo.sh
 # Writes build/demo/report.json and timeline.png. Exit status 0 only if nothing acknowledged was
 # lost, the connection survived, and the disk read back afterwards is whole and holds it all.
 set -euo pipefail
@@ -10,7 +10,7 @@ set -euo pipefail
 
 demo=${DEMO_DIR:-$top/build/demo}
 key=counter
-after_takeover=${AFTER_TAKEOVER:-6}
+after_takeover=${AFTER_TAKEOVER:-4}
 seed=${SEED:-$((16#$(od -An -N3 -tx1 /dev/urandom | tr -d ' \n')))}
 RANDOM=$seed
 kill_after=${KILL_AFTER:-$((5 + RANDOM % 10)).$((RANDOM % 10))}
