@@ -43,7 +43,7 @@ struct serial;
 struct vconsole;
 struct vnet;
 
-enum { VMM_NETS_MAX = 8, VMM_DISKS_MAX = 8, VMM_NAME_MAX = 64 };
+enum { VMM_NETS_MAX = 8, VMM_DISKS_MAX = 8, VMM_NAME_MAX = 64, VMM_HANDSHAKES_MAX = 4 };
 
 /* The setup message, checked. Strings and descriptors are owned. */
 struct vmm_setup {
@@ -100,7 +100,8 @@ struct vmm {
 	pthread_mutex_t link_lock;
 	struct tp *fault; /* the layer of the present link; NULL when there is none */
 	struct tp_fault fault_set;
-	int handshaking;
+	unsigned handshakes; /* under way */
+	unsigned links;	     /* attached so far */
 
 	/* liveness of the I/O loop: asked and answered */
 	atomic_uint io_asked, io_answered;
@@ -119,7 +120,8 @@ int vmm_activate(struct vmm *m, uint64_t term, struct err *err);
 void vmm_role(struct vmm *m, const char **role_out, const char **state_out,
 	      uint64_t *term_out);
 
-/* vmm_link.c: takes @fd; tells rhead by itself how it went. */
+/* vmm_link.c: takes @fd; tells rhead by itself how it went. At most VMM_HANDSHAKES_MAX go on at a
+ * time (-EBUSY else); the first that succeeds is attached. */
 int vmm_link(struct vmm *m, int fd, int primary_side, uint64_t term);
 void vmm_link_gone(struct vmm *m); /* the engine gave up the transport; any thread */
 void vmm_fault(struct vmm *m, const struct tp_fault *f);
