@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * grant - the record of a VM that survives power cuts.
  *
- * On disk, version 1: struct grant_wire. The checksum covers all before it.
+ * On disk: struct grant_wire. The checksum covers all before it. Version 1 is the same without
+ * GRANT_INCOMPLETE; it is read, and written no more.
  */
 #include "ctl/grant.h"
 
@@ -23,13 +24,15 @@
 #include "ctl/config.h"
 
 enum {
-	GRANT_VERSION = 1,
+	GRANT_VERSION = 2,
 	GRANT_ALONE = 1,
 	GRANT_BYE = 2,
 	GRANT_WANTED = 4,
 	GRANT_OVERRIDE = 8,
-	GRANT_FLAGS = 15,
+	GRANT_INCOMPLETE = 16,
 };
+/* By version: the flags that it knows. */
+static const uint32_t grant_flags[GRANT_VERSION + 1] = {[1] = 15, [2] = 31};
 static const char grant_magic[8] = "RHEAGRNT";
 #define GRANT_SUFFIX ".grant"
 #define GRANT_TMP    ".grant.new"
@@ -152,7 +155,8 @@ static void to_wire(struct grant_wire *w, const char *vm, const struct grant *g)
 	w->wall_ns = le64_of(g->wall_ns ? g->wall_ns : clock_real_ns());
 	w->flags = le32_of((r->alone ? GRANT_ALONE : 0) | (r->bye ? GRANT_BYE : 0) |
 			   (r->wanted ? GRANT_WANTED : 0) |
-			   (r->override ? GRANT_OVERRIDE : 0));
+			   (r->override ? GRANT_OVERRIDE : 0) |
+			   (r->incomplete ? GRANT_INCOMPLETE : 0));
 	memcpy(w->vm, vm, strlen(vm)); /* path_of() has checked the length */
 	memcpy(w->owner, g->owner, strnlen(g->owner, sizeof(w->owner) - 1));
 	w->sum = le64_of(XXH3_64bits(w, offsetof(struct grant_wire, sum)));
@@ -200,16 +204,19 @@ int grant_store(const char *dir, const char *vm, const struct grant *g, struct e
 
 static const char *damage(const struct grant_wire *w, size_t len, const char *vm)
 {
+	uint32_t version;
+
 	if (len != sizeof(*w))
 		return "has the wrong size";
 	if (memcmp(w->magic, grant_magic, sizeof(w->magic)) != 0)
 		return "is no record of Rhea's";
 	if (le64_get(w->sum) != XXH3_64bits(w, offsetof(struct grant_wire, sum)))
 		return "is damaged (checksum)";
-	if (le32_get(w->version) != GRANT_VERSION)
+	version = le32_get(w->version);
+	if (!version || version > GRANT_VERSION)
 		return "is of another version of Rhea";
 	if (le32_get(w->len) != sizeof(*w) ||
-	    le32_get(w->flags) & ~(uint32_t)GRANT_FLAGS ||
+	    le32_get(w->flags) & ~grant_flags[version] ||
 	    !memchr(w->vm, '\0', sizeof(w->vm)) ||
 	    !memchr(w->owner, '\0', sizeof(w->owner)))
 		return "holds impossible values";
@@ -231,6 +238,7 @@ static void from_wire(const struct grant_wire *w, const char *host, struct grant
 		.bye = !!(flags & GRANT_BYE),
 		.wanted = !!(flags & GRANT_WANTED),
 		.override = !!(flags & GRANT_OVERRIDE),
+		.incomplete = !!(flags & GRANT_INCOMPLETE),
 	};
 }
 

@@ -281,10 +281,12 @@ void pair_step(struct pair *p, uint64_t now_ns, const struct pair_event *ev,
 		pm_on_arbiter(p, ev, out);
 		break;
 	case PAIR_EV_STORED:
+		pm_on_stored(p, ev, out);
+		break;
 	case PAIR_EV_CONNECTED:
 	case PAIR_EV_CONNECT_FAILED:
 	case PAIR_EV_INCOMING:
-		pm_on_link(p, ev, out);
+		pm_on_link(p, ev);
 		break;
 	case PAIR_EV_TICK:
 	case PAIR_NEV:

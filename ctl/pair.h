@@ -21,6 +21,12 @@
  * that the peer's authenticated heartbeat shows it as that term's primary, is a fact that no
  * later event takes back.
  *
+ * What a link may lead to is on disk before rhea-vm gets it, because rhead may be killed at any
+ * moment after: on the primary that it is not alone any more (a standby may be armed), on the
+ * standby that its image is incomplete (the sync overwrites it). The driver keeps the socket
+ * until the store is answered. The first is taken back when the engine is alone again, so that
+ * no ARMED has left; the second by the first commit. Nothing boots from an incomplete image.
+ *
  * clang-format off
  *
  *   OFF --start--> STARTING --granted--> ACTIVATING --guest runs--> RUNNING_ALONE <-+
@@ -232,7 +238,7 @@ enum pair_act_kind {
 			     * -> CONNECTED or CONNECT_FAILED, exactly one, within some
 			     * seconds */
 	PAIR_DO_LINK_GIVE,  /* u.link: hand the kept socket to rhea-vm: "link" side and
-			       term */
+			       term -> VM_STATE, on the primary always */
 	PAIR_DO_LINK_CLOSE, /* u.link: close the kept socket */
 	PAIR_NACT
 };
@@ -245,11 +251,13 @@ struct pair_record {
 	uint64_t term;	/* 0: never granted, never followed */
 	uint64_t epoch; /* for people, and for choosing when both hosts died */
 	int mine;	/* the owner of term is this host, else the peer */
-	int alone;	/* primary: no standby was armed in this term */
+	int alone;	/* primary: no standby can have been armed in this term */
 	int bye; /* the guest ended in good order in this term and this host has all of it
 		  */
-	int wanted;   /* the VM should be on */
-	int override; /* the grant was typed by an operator */
+	int wanted;	/* the VM should be on */
+	int incomplete; /* this host's image is, or was when it was cut short, being
+			   overwritten by a first sync: nothing may boot from it */
+	int override;	/* the grant was typed by an operator */
 };
 
 struct pair_action {
@@ -304,6 +312,13 @@ struct pair_params pair_params_default(unsigned interval_ms, unsigned missed);
 
 enum { PAIR_OVERRIDE_STEP = 1000 };
 
+/* The socket of a link that the driver keeps until the record is on disk. */
+enum pair_kept {
+	PAIR_KEPT_NONE,
+	PAIR_KEPT_CONNECTED, /* ours, as the primary */
+	PAIR_KEPT_INCOMING,  /* the peer's */
+};
+
 /* Open so that a simulator can copy and print it; drivers use the functions only. */
 struct pair {
 	struct pair_params prm;
@@ -329,6 +344,9 @@ struct pair {
 	struct pair_view peer;
 	int connecting;
 	uint64_t connect_term, connect_at, connect_backoff;
+	enum pair_kept kept; /* the newest one; decided on in the states that want it */
+	uint64_t kept_term;
+	int link_given; /* primary: our engine has not said yet how it went */
 
 	/* What people asked for. */
 	int automatic, stopping, stopped, please;
@@ -341,8 +359,7 @@ struct pair {
 	/* The record on disk, and the store of it that is outstanding (store_id, 0: none). */
 	struct pair_record rec;
 	uint64_t store_id, store_retry_at;
-	uint64_t storing_term, stored_term; /* ours: under way; safely on disk */
-	int want_store;
+	int want_store; /* it differs from what was last given to the disk, or that failed */
 
 	/* Of the present state. */
 	uint64_t state_since, state_until; /* 0: no time limit */

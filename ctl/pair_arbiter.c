@@ -31,8 +31,18 @@ static void start_ours(struct pair *p, uint64_t term, int force, struct pair_act
 static void start_with_value(struct pair *p, uint64_t term, int mine,
 			     struct pair_actions *out)
 {
+	int peer_newer = !p->rec.mine && p->rec.term > term;
+
 	if (p->rec.override && p->rec.mine && p->rec.term > term) {
 		start_ours(p, p->rec.term, 1, out);
+	} else if (mine && peer_newer) {
+		pm_follow(p, p->rec.term, out,
+			  "the peer's override is later than what the arbiter knows");
+	} else if (p->rec.incomplete && (mine || !term)) {
+		pm_follow(
+			p, peer_newer ? p->rec.term : term, out,
+			"a sync was cut short and left this host's disks half written: only "
+			"the other host can start it");
 	} else if (!term) {
 		p->term = 0;
 		if (p->automatic && !p->prm.preferred && !p->yielded)
@@ -42,7 +52,8 @@ static void start_with_value(struct pair *p, uint64_t term, int mine,
 			pm_claim(p, 0, 0, 1, 0, out);
 	} else if (mine) {
 		start_ours(p, term, 0, out);
-	} else if (p->rec.bye && !p->rec.mine && p->rec.term == term && !p->automatic) {
+	} else if (p->rec.bye && !p->rec.mine && p->rec.term == term && !p->automatic &&
+		   !p->rec.incomplete) {
 		/* Stopped in good order there, and all of it is here. */
 		pm_claim(p, term, 0, term + 1, 0, out);
 	} else {
@@ -55,7 +66,7 @@ static void on_value(struct pair *p, uint64_t term, int mine, struct pair_action
 	if (p->state == PAIR_STARTING) {
 		start_with_value(p, term, mine, out);
 	} else if (p->state == PAIR_STANDBY_EMPTY && mine && term >= p->term &&
-		   !pm_peer_owns(p, term)) {
+		   !pm_peer_owns(p, term) && !p->rec.incomplete) {
 		p->yielded = 1;
 		if (p->vm_up)
 			pm_end_vm(p, AFTER_START, out,
@@ -72,8 +83,11 @@ static void granted_too_late(struct pair *p, uint64_t term, struct pair_actions 
 	if (term <= p->term)
 		return;
 	p->term = term;
-	p->rec = (struct pair_record){
-		.term = term, .mine = 1, .alone = 1, .wanted = !p->stopped};
+	p->rec = (struct pair_record){.term = term,
+				      .mine = 1,
+				      .alone = 1,
+				      .wanted = !p->stopped,
+				      .incomplete = p->rec.incomplete};
 	p->want_store = 1;
 	p->yielded = 1;
 	if (p->state == PAIR_STANDBY_EMPTY && p->vm_up)

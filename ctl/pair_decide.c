@@ -44,7 +44,7 @@ static void start_vm(struct pair *p, enum pair_act_kind kind, struct pair_action
 	p->engine = PAIR_ENG_NONE;
 	p->health = PAIR_VM_NONE;
 	p->epoch = UINT64_MAX;
-	p->unlink_sent = 0;
+	p->unlink_sent = p->link_given = 0;
 	p->vm_started_at = p->now;
 }
 
@@ -86,7 +86,10 @@ static void note_followed(struct pair *p, uint64_t term)
 	if (term > p->seen)
 		p->seen = term;
 	p->stopped = p->stopping = 0;
-	p->rec = (struct pair_record){.term = term, .epoch = p->epoch, .wanted = 1};
+	p->rec = (struct pair_record){.term = term,
+				      .epoch = p->epoch,
+				      .wanted = 1,
+				      .incomplete = p->rec.incomplete};
 	p->override_told = 1; /* an override of ours is overtaken */
 	p->want_store = 1;
 }
@@ -112,7 +115,8 @@ void pm_grant(struct pair *p, enum grant_how how, uint64_t term, int override,
 				      .mine = 1,
 				      .alone = 1,
 				      .wanted = 1,
-				      .override = override};
+				      .override = override,
+				      .incomplete = p->rec.incomplete};
 	p->want_store = 1;
 	p->override_told = !override;
 	p->grant_how = how;
@@ -216,7 +220,7 @@ static void in_activating(struct pair *p, struct pair_actions *out)
 		[HOW_ALONE] = PAIR_DO_VM_ALONE, [HOW_ACTIVATE] = PAIR_DO_VM_ACTIVATE};
 
 	/* The grant is on disk before our VM hears of it, so before the first frame leaves. */
-	if (p->stored_term != p->term)
+	if (!pm_durable(p))
 		return;
 	if (!p->told && p->grant_how != HOW_BOOT) {
 		p->told = 1;
@@ -232,33 +236,25 @@ static void in_activating(struct pair *p, struct pair_actions *out)
 		pm_set(p, PAIR_RUNNING_ALONE, out, "the guest runs here, output passes");
 }
 
-static void connect_standby(struct pair *p, struct pair_actions *out)
-{
-	struct pair_action *a;
-
-	if (p->engine != PAIR_ENG_ALONE || p->stopping || p->connecting ||
-	    !pm_due(p, p->connect_at) || !p->peer_up ||
-	    p->peer.state != PAIR_STANDBY_EMPTY || p->peer.health != PAIR_VM_OK)
-		return;
-	a = pm_emit(out, PAIR_DO_CONNECT);
-	a->u.link.primary = 1;
-	a->u.link.term = p->connect_term = p->term;
-	p->connecting = 1;
-}
-
 static void in_running_alone(struct pair *p, struct pair_actions *out)
 {
-	if (p->engine == PAIR_ENG_SYNCING || pm_is_armed(p))
+	if (p->engine == PAIR_ENG_SYNCING || pm_is_armed(p)) {
 		pm_set(p, PAIR_SYNCING, out, "a standby is being brought up");
-	else
-		connect_standby(p, out);
+		return;
+	}
+	/* Alone after a link: the engine says so only if no ARMED has left. */
+	if (p->engine == PAIR_ENG_ALONE && p->kept != PAIR_KEPT_CONNECTED &&
+	    !p->link_given)
+		pm_note_alone(p, 1);
+	pm_connect_standby(p, out);
 }
 
 static void in_syncing(struct pair *p, struct pair_actions *out)
 {
-	if (pm_is_armed(p) && p->rec.alone) {
-		p->rec.alone = 0;
-		p->want_store = 1;
+	/* An engine that was believed to be alone has a link all the same. */
+	if (p->rec.alone && p->engine != PAIR_ENG_ALONE) {
+		pm_note_alone(p, 0);
+		unlink_once(p, out, "the record on disk says that it is alone");
 	}
 	if (p->engine == PAIR_ENG_ALONE)
 		pm_set(p, PAIR_RUNNING_ALONE, out,
@@ -328,6 +324,7 @@ static void in_standby_empty(struct pair *p, struct pair_actions *out)
 
 static void in_standby_syncing(struct pair *p, struct pair_actions *out)
 {
+	pm_note_incomplete(p, p->engine != PAIR_ENG_READY);
 	if (p->engine == PAIR_ENG_READY)
 		pm_set(p, PAIR_STANDBY_READY, out,
 		       "committed, and the primary's output waits for us");
@@ -361,6 +358,7 @@ static void in_standby_ready(struct pair *p, struct pair_actions *out)
 	const char *why = reason_to_claim(p);
 
 	if (p->engine == PAIR_ENG_EMPTY) {
+		pm_note_incomplete(p, 1); /* a commit was not applied to the end */
 		pm_set(p, PAIR_STANDBY_EMPTY, out, "own VM holds no commit any more");
 	} else if (why) {
 		pm_set(p, PAIR_CLAIMING, out, "%s", why);
@@ -373,10 +371,14 @@ static void in_standby_ready(struct pair *p, struct pair_actions *out)
 
 static void in_claiming(struct pair *p, struct pair_actions *out)
 {
-	if (p->engine == PAIR_ENG_EMPTY)
+	if (p->engine == PAIR_ENG_EMPTY) {
+		pm_note_incomplete(p, 1); /* a commit was not applied to the end */
 		pm_set(p, PAIR_STANDBY_EMPTY, out, "own VM holds no commit any more");
-	else if (arbiter_free(p))
+	} else if (arbiter_free(p) && pm_durable(p)) {
+		/* Durable: if rhead dies with the claim under way, and it succeeds, this image
+		 * is all that is left, and must not be taken for an incomplete one. */
 		pm_claim(p, p->term, 0, p->term + 1, 0, out);
+	}
 }
 
 static void in_fenced(struct pair *p, struct pair_actions *out)
@@ -494,7 +496,6 @@ static void store_record(struct pair *p, struct pair_actions *out)
 	a = pm_emit(out, PAIR_DO_STORE);
 	p->want_store = 0;
 	p->store_id = a->u.store.id = ++p->next_id;
-	p->storing_term = p->rec.mine ? p->rec.term : 0;
 	p->rec.epoch = p->epoch;
 	a->u.store.record = p->rec;
 }
@@ -509,5 +510,6 @@ void pm_decide(struct pair *p, struct pair_actions *out)
 		decide_state(p, out);
 	} while (p->state != before && --left);
 	tell_override(p, out);
+	pm_decide_kept(p, out);
 	store_record(p, out);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pair_events - what people, our rhea-vm, the disk and the link tell the pair state machine.
+ * pair_events - what people, our rhea-vm and the disk tell the pair state machine.
  */
 #include "ctl/pair_machine.h"
 
@@ -62,6 +62,9 @@ static const char *refuse_override(const struct pair *p, int cold)
 	case PAIR_YIELDING:
 	case PAIR_STANDBY_EMPTY:
 	case PAIR_FAILED:
+		if (cold && p->rec.incomplete)
+			return "a sync was cut short and left this host's disks half written; "
+			       "only the other host has a whole image";
 		return cold ? NULL
 			    : "this host holds no commit; with --cold it boots from its disks";
 	case PAIR_STANDBY_SYNCING:
@@ -205,6 +208,7 @@ static void on_vm_exited(struct pair *p, struct pair_actions *out)
 	p->vm_up = p->running = p->stopping = 0;
 	p->engine = PAIR_ENG_NONE;
 	p->unlink_sent = 0;
+	p->link_given = 0;
 	p->health = PAIR_VM_NONE;
 	if (p->state < PAIR_ACTIVATING || p->state >= PAIR_FENCED)
 		return;
@@ -235,6 +239,7 @@ static void on_vm_state(struct pair *p, const struct pair_event *ev,
 	p->engine = ev->u.vm_state.engine;
 	p->engine_term = ev->u.vm_state.term;
 	p->unlink_sent = 0;
+	p->link_given = 0;
 	if (p->health == PAIR_VM_NONE)
 		p->health = PAIR_VM_OK;
 	if (p->engine == PAIR_ENG_PROTECTED || p->engine == PAIR_ENG_READY) {
@@ -301,61 +306,14 @@ void pm_on_vm(struct pair *p, const struct pair_event *ev, struct pair_actions *
 	}
 }
 
-static void on_stored(struct pair *p, const struct pair_event *ev,
-		      struct pair_actions *out)
+void pm_on_stored(struct pair *p, const struct pair_event *ev, struct pair_actions *out)
 {
 	if (ev->u.stored.id != p->store_id)
 		return;
 	p->store_id = 0;
-	if (ev->u.stored.ok) {
-		p->stored_term = p->storing_term;
+	if (ev->u.stored.ok)
 		return;
-	}
 	p->want_store = 1;
 	p->store_retry_at = p->now + p->prm.retry_ns;
 	pm_log(out, LOG_LVL_ERR, "the record could not be written; trying again");
-}
-
-static void give_or_close(int give, int primary, uint64_t term, struct pair_actions *out)
-{
-	struct pair_action *a =
-		pm_emit(out, give ? PAIR_DO_LINK_GIVE : PAIR_DO_LINK_CLOSE);
-
-	a->u.link.primary = primary;
-	a->u.link.term = term;
-}
-
-static void on_connect_end(struct pair *p, int connected, struct pair_actions *out)
-{
-	int wanted = p->connecting && p->state == PAIR_RUNNING_ALONE &&
-		     p->engine == PAIR_ENG_ALONE && p->term == p->connect_term;
-
-	p->connecting = 0;
-	p->connect_at = p->now + p->connect_backoff;
-	p->connect_backoff *= 2;
-	if (p->connect_backoff > p->prm.backoff_max_ns)
-		p->connect_backoff = p->prm.backoff_max_ns;
-	if (connected)
-		give_or_close(wanted, 1, p->connect_term, out);
-}
-
-/* The preface proves nothing: its term only counts if an authenticated heartbeat says the same.
- * A primary whose heartbeat is not here yet comes again. */
-static void on_incoming(struct pair *p, uint64_t term, struct pair_actions *out)
-{
-	int take = p->state == PAIR_STANDBY_EMPTY && p->vm_up &&
-		   p->engine == PAIR_ENG_EMPTY && p->health == PAIR_VM_OK &&
-		   term == p->term && pm_peer_owns(p, term);
-
-	give_or_close(take, 0, term, out);
-}
-
-void pm_on_link(struct pair *p, const struct pair_event *ev, struct pair_actions *out)
-{
-	if (ev->kind == PAIR_EV_STORED)
-		on_stored(p, ev, out);
-	else if (ev->kind == PAIR_EV_INCOMING)
-		on_incoming(p, ev->u.term, out);
-	else
-		on_connect_end(p, ev->kind == PAIR_EV_CONNECTED, out);
 }

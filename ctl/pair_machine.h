@@ -29,6 +29,12 @@ int pm_peer_alive(const struct pair *p);
 int pm_peer_owns(const struct pair *p, uint64_t term);
 int pm_is_armed(const struct pair *p); /* our engine holds output for a standby */
 
+/* Is the record on disk as it is here? */
+static inline int pm_durable(const struct pair *p)
+{
+	return !p->want_store && !p->store_id;
+}
+
 /* Transitions that several files need. */
 void pm_grant(struct pair *p, enum grant_how how, uint64_t term, int override,
 	      struct pair_actions *out);
@@ -40,11 +46,21 @@ void pm_read(struct pair *p, struct pair_actions *out);
 void pm_claim(struct pair *p, uint64_t from, int from_mine, uint64_t to, int force,
 	      struct pair_actions *out);
 
-/* By kind of event, in pair_events.c and pair_arbiter.c. */
+/* Links, in pair_link.c. */
+/* On the primary: can a standby have been armed in this term? */
+void pm_note_alone(struct pair *p, int alone);
+/* On the standby: is its image being overwritten by a sync? */
+void pm_note_incomplete(struct pair *p, int incomplete);
+void pm_connect_standby(struct pair *p, struct pair_actions *out); /* if it is time to */
+/* Give the kept link to our rhea-vm once the record says what that may lead to, or close it. */
+void pm_decide_kept(struct pair *p, struct pair_actions *out);
+
+/* By kind of event, in pair_events.c, pair_link.c and pair_arbiter.c. */
 void pm_on_operator(struct pair *p, const struct pair_event *ev,
 		    struct pair_actions *out);
 void pm_on_vm(struct pair *p, const struct pair_event *ev, struct pair_actions *out);
-void pm_on_link(struct pair *p, const struct pair_event *ev, struct pair_actions *out);
+void pm_on_stored(struct pair *p, const struct pair_event *ev, struct pair_actions *out);
+void pm_on_link(struct pair *p, const struct pair_event *ev);
 void pm_on_arbiter(struct pair *p, const struct pair_event *ev, struct pair_actions *out);
 /* What follows from what is known now; until nothing changes. In pair_decide.c. */
 void pm_decide(struct pair *p, struct pair_actions *out);

@@ -52,6 +52,7 @@ static inline void sim_store(struct sim *s, int host, const struct pair_action *
 	if (ev.u.stored.ok || sim_one_in(s, 2)) {
 		s->h[host].rec = a->u.store.record;
 		s->h[host].has_rec = 1;
+		sim_check_record(s, host);
 	}
 	sim_push(s, host, CH_STORE, &ev, sim_delay(s));
 }

@@ -6,6 +6,41 @@
 
 #include "tests/unit/pairsim_world.h"
 
+/* Would a rhead that is killed now find a record that tells the truth? At each change of either. */
+static inline void sim_check_record(struct sim *s, int host)
+{
+	const struct sim_host *h = &s->h[host];
+	const struct sim_vm *v = &h->vm;
+
+	if (v->present && v->st >= PAIR_ENG_ARMED && v->st <= PAIR_ENG_UNLINKED &&
+	    h->has_rec && h->rec.alone && h->rec.term == v->term)
+		sim_broken(s, "a standby was armed, and the record says alone", host);
+	if (h->disk < 0 && !(h->has_rec && h->rec.incomplete))
+		sim_broken(s, "an image is half written, and the record does not say so",
+			   host);
+}
+
+/* A cold boot may lose what was never seen and never committed, and nothing else. */
+static inline void sim_check_boot(struct sim *s, int host)
+{
+	const struct sim_vm *o = &s->h[!host].vm;
+	int disk = s->h[host].disk;
+
+	if (disk < 0) {
+		sim_broken(s, "booted from a half written image", host);
+		return;
+	}
+	if (s->seen >= 0 && !sim_is_ancestor(s, s->seen, disk))
+		sim_broken(s, "booted from an image older than what clients saw", host);
+	if (!o->present)
+		return;
+	if (o->running && (o->st == PAIR_ENG_ALONE || o->st == PAIR_ENG_SYNCING))
+		sim_broken(s, "booted beside a primary whose output passes", host);
+	if ((o->st == PAIR_ENG_READY || o->st == PAIR_ENG_LOST) &&
+	    !sim_is_ancestor(s, o->committed, disk))
+		sim_broken(s, "booted from an image older than the peer's commit", host);
+}
+
 static inline void sim_vm_gone(struct sim *s, int host)
 {
 	struct sim_vm *v = &s->h[host].vm;
@@ -82,10 +117,16 @@ static inline void sim_vm_link(struct sim *s, int host, const struct sim_op *op)
 		sim_close(s, op->link, host); /* -EBUSY */
 		return;
 	}
+	if (s->slow && sim_one_in(s, 12)) { /* the handshake fails, and that is told */
+		sim_close(s, op->link, host);
+		sim_vm_set(s, host, v->st);
+		return;
+	}
 	v->link = op->link;
 	if (!op->primary) {
 		v->term = op->term;
 		s->h[host].disk = -1;
+		sim_check_record(s, host);
 	}
 	sim_vm_set(s, host, op->primary ? PAIR_ENG_SYNCING : PAIR_ENG_SB_SYNCING);
 }
@@ -100,6 +141,19 @@ static inline void sim_vm_off(struct sim *s, int host)
 		sim_send(s, v->link, !host, MSG_BYE, v->cur, v->term);
 	v->off = 1;
 	v->running = 0;
+	/* Told once the standby has confirmed that it has all of it, or does not answer. */
+	v->exit_at = s->now + (v->st == PAIR_ENG_PROTECTED ? 3000 : 0) * SIM_MS;
+}
+
+static inline void sim_vm_off_told(struct sim *s, int host)
+{
+	struct sim_vm *v = &s->h[host].vm;
+
+	if (v->off == 2) {
+		sim_vm_gone(s, host);
+		return;
+	}
+	v->off = 2;
 	v->exit_at = s->now + sim_rand(s) % 50 * SIM_MS;
 	sim_vm_event(s, host, PAIR_EV_VM_POWEROFF, 0);
 }
@@ -110,6 +164,7 @@ static inline void sim_vm_op(struct sim *s, int host, const struct sim_op *op)
 
 	switch (op->kind) {
 	case OP_BOOT:
+		sim_check_boot(s, host);
 		v->term = op->term;
 		v->cur = sim_node(s, s->h[host].disk);
 		v->running = 1;
@@ -166,6 +221,11 @@ static inline void sim_vm_message(struct sim *s, int host, const struct sim_msg 
 		}
 		break;
 	case MSG_BYE:
+		if (v->off) {
+			v->exit_at = s->now; /* confirmed */
+			break;
+		}
+		sim_send(s, v->link, !host, MSG_BYE, m->node, v->term);
 		v->committed = s->h[host].disk = m->node;
 		v->st = PAIR_ENG_LOST;
 		sim_vm_event(s, host, PAIR_EV_VM_STATE, 1);
@@ -192,6 +252,7 @@ static inline void sim_vm_guest(struct sim *s, int host)
 	if (v->st == PAIR_ENG_SYNCING && !s->never_arm && sim_one_in(s, 20)) {
 		sim_send(s, v->link, !host, MSG_ARMED, v->cur, v->term);
 		sim_vm_set(s, host, PAIR_ENG_ARMED);
+		sim_check_record(s, host);
 	} else if (v->st == PAIR_ENG_PROTECTED) {
 		sim_send(s, v->link, !host, MSG_EPOCH, v->cur, v->term);
 	}
@@ -210,7 +271,7 @@ static inline void sim_vm_step(struct sim *s, int host)
 	while (v->present && v->head != v->tail && v->op[v->head % SIM_RING].at <= s->now)
 		sim_vm_op(s, host, &v->op[v->head++ % SIM_RING]);
 	if (v->present && v->off && v->exit_at <= s->now)
-		sim_vm_gone(s, host);
+		sim_vm_off_told(s, host);
 	if (!v->present)
 		return;
 	while (v->link >= 0) {

@@ -5,6 +5,7 @@
 #include "hv/base/err.h"
 #include "tests/unit/unit.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -13,6 +14,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 static char dir[64];
 
@@ -43,7 +45,8 @@ static struct grant sample(uint64_t term)
 					 .epoch = 99,
 					 .alone = 1,
 					 .wanted = 1,
-					 .override = 1},
+					 .override = 1,
+					 .incomplete = 1},
 			      .owner = "a",
 			      .wall_ns = 12345};
 }
@@ -59,7 +62,7 @@ static int same(const struct pair_record *a, const struct pair_record *b)
 {
 	return a->term == b->term && a->epoch == b->epoch && a->mine == b->mine &&
 	       a->alone == b->alone && a->bye == b->bye && a->wanted == b->wanted &&
-	       a->override == b->override;
+	       a->override == b->override && a->incomplete == b->incomplete;
 }
 
 static void test_round_trip(void)
@@ -116,6 +119,46 @@ static void write_bytes(const uint8_t *p, size_t len)
 	CU_ASSERT_FATAL(fd >= 0);
 	CU_ASSERT_EQUAL(write(fd, p, len), (ssize_t)len);
 	close(fd);
+}
+
+/* Version 1 knew all but the last flag: read, and nothing is taken for incomplete. */
+static void test_version_1(void)
+{
+	static const struct pair_record want = {
+		.term = 7, .epoch = 99, .mine = 1, .alone = 1, .bye = 1, .wanted = 1};
+	uint8_t old[120] = "RHEAGRNT";
+	uint64_t sum;
+	struct grant got;
+
+	make_dir();
+	for (uint32_t flags = 7; flags < 64; flags += 16) {
+		old[8] = 1;
+		old[12] = sizeof(old);
+		old[16] = 7;
+		old[24] = 99;
+		old[40] = (uint8_t)flags;
+		memcpy(old + 48, "vm0", 3);
+		memcpy(old + 80, "a", 1);
+		sum = htole64(XXH3_64bits(old, 112));
+		memcpy(old + 112, &sum, sizeof(sum));
+		write_bytes(old, sizeof(old));
+		if (flags > 15) {
+			expect_damaged("holds impossible values");
+			continue;
+		}
+		CU_ASSERT_EQUAL(grant_load(dir, "vm0", "a", &got, NULL), 0);
+		CU_ASSERT(same(&got.record, &want));
+	}
+	for (unsigned version = 0; version < 256; version++) {
+		old[8] = (uint8_t)version;
+		old[40] = 7;
+		sum = htole64(XXH3_64bits(old, 112));
+		memcpy(old + 112, &sum, sizeof(sum));
+		write_bytes(old, sizeof(old));
+		CU_ASSERT_EQUAL(grant_load(dir, "vm0", "a", &got, NULL),
+				version == 1 || version == 2 ? 0 : -EBADMSG);
+	}
+	remove_dir();
 }
 
 /* Every single flipped bit and every other length is found out. */
@@ -268,6 +311,7 @@ int main(void)
 {
 	static const struct unit_test tests[] = {
 		{"round trip", test_round_trip},
+		{"version 1", test_version_1},
 		{"damage", test_damage},
 		{"another VM's", test_other_vm},
 		{"bad names", test_bad_names},

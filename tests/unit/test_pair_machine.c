@@ -1,58 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * test_pair_machine - the pair machine by itself: single steps, names, and any event in any state.
  */
-#include "ctl/pair.h"
+#include "tests/unit/pairstep.h"
 #include "tests/unit/unit.h"
 
 #include <string.h>
-
-static struct pair machine(const struct pair_record *rec)
-{
-	struct pair_params prm = pair_params_default(100, 5);
-	struct pair p;
-
-	prm.preferred = 1;
-	pair_init(&p, &prm, rec);
-	return p;
-}
-
-static const struct pair_action *find(const struct pair_actions *a,
-				      enum pair_act_kind kind)
-{
-	for (unsigned i = 0; i < a->n; i++)
-		if (a->list[i].kind == kind)
-			return &a->list[i];
-	return NULL;
-}
-
-static struct pair_actions give(struct pair *p, struct pair_event ev)
-{
-	struct pair_actions out;
-
-	pair_step(p, p->now + 1000, &ev, &out);
-	return out;
-}
-
-static struct pair_event arbiter(const struct pair *p, enum pair_arb_result r,
-				 uint64_t term, int mine)
-{
-	struct pair_event ev = {.kind = PAIR_EV_ARBITER};
-
-	ev.u.arbiter.id = p->arb_id;
-	ev.u.arbiter.result = r;
-	ev.u.arbiter.term = term;
-	ev.u.arbiter.mine = mine;
-	return ev;
-}
-
-static struct pair_event stored(const struct pair *p, int ok)
-{
-	struct pair_event ev = {.kind = PAIR_EV_STORED};
-
-	ev.u.stored.id = p->store_id;
-	ev.u.stored.ok = ok;
-	return ev;
-}
 
 /* The grant is on disk before the VM hears of it, however often the disk fails. */
 static void test_stored_first(void)
@@ -123,6 +75,92 @@ static void test_outdated_ready(void)
 	a = give(&p, ev);
 	CU_ASSERT(find(&a, PAIR_DO_VM_FENCE) != NULL);
 	CU_ASSERT_EQUAL(p.state, PAIR_FENCED);
+}
+
+/* Whoever runs it or may claim it gives way to a later term, whatever else is under way. */
+static void test_later_term(void)
+{
+	for (int step = 0; step < 5; step++) {
+		struct pair p = running_alone();
+		struct pair_actions a;
+
+		if (step >= 1)
+			(void)engine(&p, PAIR_ENG_SYNCING);
+		if (step >= 2)
+			(void)engine(&p, PAIR_ENG_ARMED);
+		if (step >= 3)
+			(void)engine(&p, PAIR_ENG_PROTECTED);
+		if (step >= 4)
+			(void)engine(&p, PAIR_ENG_UNLINKED);
+		(void)peer(&p, PAIR_RUNNING_ALONE, 1);
+		CU_ASSERT_NOT_EQUAL(p.state, PAIR_FENCED);
+		a = peer(&p, PAIR_ACTIVATING, 2);
+		CU_ASSERT_FATAL(find(&a, PAIR_DO_VM_FENCE) != NULL);
+		CU_ASSERT_EQUAL(find(&a, PAIR_DO_VM_FENCE)->u.vm.term, 2);
+		CU_ASSERT_EQUAL(p.state, PAIR_FENCED);
+		CU_ASSERT_EQUAL(p.rec.term, 2);
+		CU_ASSERT_EQUAL(p.rec.mine, 0);
+		(void)give_kind(&p, PAIR_EV_VM_EXITED);
+		CU_ASSERT_EQUAL(p.state, PAIR_STANDBY_EMPTY);
+	}
+}
+
+/* A standby that claims, in term 5. */
+static struct pair claiming(void)
+{
+	struct pair p = standby_empty();
+
+	(void)incoming(&p, 5);
+	settle(&p);
+	(void)engine(&p, PAIR_ENG_SB_SYNCING);
+	(void)engine(&p, PAIR_ENG_READY);
+	settle(&p);
+	(void)give_kind(&p, PAIR_EV_PEER_LOST);
+	CU_ASSERT_EQUAL_FATAL(p.state, PAIR_CLAIMING);
+	CU_ASSERT_FATAL(p.arb_id != 0);
+	return p;
+}
+
+/* Our VM was lost with the claim under way, and the claim succeeded: nobody but us can go on, so
+ * it starts at once from what the commit left on the disks. */
+static void test_late_grant(void)
+{
+	struct pair p = claiming();
+	struct pair_actions a = give_kind(&p, PAIR_EV_VM_EXITED);
+
+	CU_ASSERT_EQUAL(p.state, PAIR_STANDBY_EMPTY);
+	(void)give(&p, arbiter(&p, PAIR_ARB_GRANTED, 6, 1));
+	CU_ASSERT_EQUAL(p.term, 6);
+	CU_ASSERT(p.rec.mine && p.rec.term == 6);
+	if (p.vm_up) { /* a new standby, on its way out */
+		CU_ASSERT_EQUAL(p.state, PAIR_FENCED);
+		(void)give_kind(&p, PAIR_EV_VM_EXITED);
+	}
+	CU_ASSERT_EQUAL(p.state, PAIR_STARTING);
+	a = give(&p, arbiter(&p, PAIR_ARB_VALUE, 6, 1));
+	CU_ASSERT_FATAL(find(&a, PAIR_DO_CLAIM) != NULL);
+	CU_ASSERT_EQUAL(find(&a, PAIR_DO_CLAIM)->u.claim.from, 6);
+	CU_ASSERT_EQUAL(find(&a, PAIR_DO_CLAIM)->u.claim.from_mine, 1);
+}
+
+/* The peer's term is not ours to claim a cold start from, unless its guest ended in good order,
+ * all of it is here, and somebody typed the start. */
+static void test_cold_claim(void)
+{
+	for (unsigned i = 0; i < 16; i++) {
+		struct pair_record rec = {
+			.term = 5, .bye = i & 1, .wanted = 1, .mine = !!(i & 4)};
+		struct pair_event start = {.kind = PAIR_EV_START};
+		uint64_t term = i & 8 ? 6 : 5;
+		struct pair p = machine(&rec);
+		struct pair_actions a;
+
+		start.u.start.automatic = !!(i & 2);
+		(void)give(&p, start);
+		a = give(&p, arbiter(&p, PAIR_ARB_VALUE, term, 0));
+		CU_ASSERT_EQUAL(find(&a, PAIR_DO_CLAIM) != NULL, i == 1);
+		CU_ASSERT_EQUAL(p.state == PAIR_STANDBY_EMPTY, i != 1);
+	}
 }
 
 static void test_names(void)
@@ -270,6 +308,9 @@ int main(void)
 		{"grant on disk first", test_stored_first},
 		{"stale answers", test_stale_answers},
 		{"outdated ready", test_outdated_ready},
+		{"a later term", test_later_term},
+		{"late grant", test_late_grant},
+		{"cold claim", test_cold_claim},
 		{"names", test_names},
 		{"refusals are told", test_refusals_are_told},
 		{"any event in any state", test_any_event},
