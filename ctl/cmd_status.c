@@ -10,8 +10,10 @@
  *    "commit_us":{...},"interval_us":{...},"dirty_pages":{...},"bytes_raw","bytes_sent",
  *    "sync_left","epochs","activate_us",
  *    "peer":{"state","role","health","term","epoch"}|null,
+ *    "image_incomplete":b,
  *    "safe_to_lose":{HOST:{"safe":b,"why":s}, HOST:...}}]}
- * What is not known now (a standby holds nothing, a hung process tells nothing) is null.
+ * image_incomplete: a first sync overwrites this host's disks, or was cut short: nothing boots from
+ * them. What is not known now (a standby holds nothing, a hung process tells nothing) is null.
  */
 #include "ctl/cmd.h"
 
@@ -133,16 +135,16 @@ static json_t *vm_json(const struct host *h, const struct vmrun *v)
 	struct vmproc *proc = vmrun_proc(v);
 	json_t *o;
 
-	o = json_pack("{s:s,s:s,s:s,s:s,s:s,s:I,s:o,s:b,s:b,s:b,s:o,s:I,s:o,s:o}", "name",
-		      vmrun_config(v)->name, "role", role_name(p->state), "state",
-		      pair_state_name(p->state), "health", pair_health_name(p->health),
-		      "engine", pair_engine_name(p->engine), "term", (json_int_t)p->term,
-		      "epoch", null_if_none(p->epoch), "protected",
-		      p->state == PAIR_PROTECTED, "running", p->running, "preferred",
-		      p->prm.preferred, "pid",
-		      proc ? json_integer(vmproc_pid(proc)) : json_null(), "activate_us",
-		      (json_int_t)vmrun_activate_us(v), "peer", peer_json(h, p),
-		      "safe_to_lose", safe_json(h, p));
+	o = json_pack(
+		"{s:s,s:s,s:s,s:s,s:s,s:I,s:o,s:b,s:b,s:b,s:o,s:I,s:b,s:o,s:o}", "name",
+		vmrun_config(v)->name, "role", role_name(p->state), "state",
+		pair_state_name(p->state), "health", pair_health_name(p->health),
+		"engine", pair_engine_name(p->engine), "term", (json_int_t)p->term,
+		"epoch", null_if_none(p->epoch), "protected", p->state == PAIR_PROTECTED,
+		"running", p->running, "preferred", p->prm.preferred, "pid",
+		proc ? json_integer(vmproc_pid(proc)) : json_null(), "activate_us",
+		(json_int_t)vmrun_activate_us(v), "image_incomplete", p->rec.incomplete,
+		"peer", peer_json(h, p), "safe_to_lose", safe_json(h, p));
 	if (o)
 		add_counters(o, v);
 	return o;

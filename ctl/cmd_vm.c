@@ -22,6 +22,7 @@ enum {
 	STOP_MS = 120000,
 	FAILOVER_MS = 30000,
 	WAIT_MAX_MS = 24 * 3600 * 1000,
+	WHY_MAX = 200,
 	OVERRIDE_MIN = 8, /* characters: a sentence, not a key pressed by accident */
 };
 
@@ -58,6 +59,12 @@ static enum wish_state judge_start(const struct wait *w, const char **why_out)
 
 	/* Back in OFF: the machine has said why it may not start here. */
 	*why_out = vmrun_said(w->v);
+	if (p->state == PAIR_STANDBY_EMPTY && p->rec.incomplete && !w->h->peer_up) {
+		*why_out =
+			"a sync was cut short and left this host's disks half written, and the "
+			"other host, which has a whole image, is not heard";
+		return WISH_FAILED;
+	}
 	if (p->state == PAIR_FAILED || (p->state == PAIR_OFF && w->last != PAIR_NSTATES))
 		return WISH_FAILED;
 	if (runs(p->state) && p->running)
@@ -219,9 +226,10 @@ void cmd_vm_stop(struct host *h, struct ctl_conn *c, json_t *req)
 
 /* An override is authority given by a person: the words are kept, whoever they came from. */
 static int override_ok(struct host *h, struct ctl_conn *c, struct vmrun *v,
-		       const char *words)
+		       const struct pair_event *ev, const char *words)
 {
 	const struct pair *p = vmrun_pair(v);
+	char why[WHY_MAX];
 
 	if (strlen(words) < OVERRIDE_MIN) {
 		ctl_error(
@@ -240,6 +248,11 @@ static int override_ok(struct host *h, struct ctl_conn *c, struct vmrun *v,
 			vmrun_config(v)->name);
 		return 0;
 	}
+	if (!pair_accepts(p, ev, why, sizeof(why))) {
+		ctl_error(c, "override of %s refused, it is %s here: %s",
+			  vmrun_config(v)->name, pair_state_name(p->state), why);
+		return 0;
+	}
 	events_add(h->events, vmrun_config(v)->name, p->term, p->epoch,
 		   "operator's override: %s", words);
 	return 1;
@@ -252,7 +265,8 @@ void cmd_failover(struct host *h, struct ctl_conn *c, json_t *req)
 	struct vmrun *v = cmd_vm(h, c, req);
 	const struct pair *p = v ? vmrun_pair(v) : NULL;
 
-	if (!v || (words && !override_ok(h, c, v, words)))
+	ev.u.override.cold = json_is_true(json_object_get(req, "cold"));
+	if (!v || (words && !override_ok(h, c, v, &ev, words)))
 		return;
 	if (!words && p->state != PAIR_PROTECTED && !pair_state_is_eligible(p->state)) {
 		ctl_error(c,
@@ -260,7 +274,6 @@ void cmd_failover(struct host *h, struct ctl_conn *c, json_t *req)
 			  vmrun_config(v)->name, pair_state_name(p->state));
 		return;
 	}
-	ev.u.override.cold = json_is_true(json_object_get(req, "cold"));
 	if (!words)
 		events_add(h->events, vmrun_config(v)->name, p->term, p->epoch,
 			   "operator: failover");

@@ -111,6 +111,20 @@ static void show_vms(json_t *st)
 	table_print(&t);
 }
 
+static void show_images(json_t *st)
+{
+	json_t *vm;
+	size_t i;
+
+	json_array_foreach(json_object_get(st, "vms"), i, vm)
+	{
+		if (json_is_true(json_object_get(vm, "image_incomplete")))
+			printf("%s: its disks on host %s are INCOMPLETE until a sync is through: nothing "
+			       "boots from them\n",
+			       rc_str(vm, "name"), rc_str(st, "host"));
+	}
+}
+
 static void show_safe(json_t *st, const char *host)
 {
 	json_t *vm, *s;
@@ -140,6 +154,7 @@ static int show(struct rc *rc)
 		printf("\n");
 		show_vms(st);
 		printf("\n");
+		show_images(st);
 		show_safe(st, rc_str(st, "host"));
 		show_safe(st, rc_str(st, "peer"));
 	}
