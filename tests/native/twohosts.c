@@ -298,6 +298,15 @@ void th_cut(struct twohosts *p, int cut)
 			th_fail(p, "the client network could not be switched");
 }
 
+void th_slow(struct twohosts *p, int slow)
+{
+	for (int i = 0; i < 2; i++)
+		if (sh("ip netns exec %s tc qdisc %s dev repl0 root %s", p->host[i].ns,
+		       slow ? "add" : "del",
+		       slow ? "tbf rate 1mbit burst 16kb latency 200ms" : ""))
+			th_fail(p, "the replication network's speed could not be set");
+}
+
 json_t *th_rheactl(struct twohosts *p, int host, const char *args)
 {
 	const char *out = getenv("B") ? getenv("B") : "build/out";

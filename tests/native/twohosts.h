@@ -59,6 +59,9 @@ void th_reap(pid_t pid);
 /* Cut or join the two hosts' networks; each keeps its way to the clients and etcd. */
 void th_cut(struct twohosts *p, int cut);
 
+/* Slow the replication network down, so that a first sync takes many seconds, or no longer. */
+void th_slow(struct twohosts *p, int slow);
+
 /* 0, or -1 when that host's rhead does not answer now. */
 int th_view(struct twohosts *p, int host, struct vm_view *out);
 /* The host that runs the VM protected, waiting @timeout_ms for it; -1 if none does. */
