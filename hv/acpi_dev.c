@@ -21,14 +21,16 @@ enum { ACPI_PORTS = 8, KBD_PORT = 0x64, KBD_PULSE_RESET = 0xFE };
 
 struct acpi_dev {
 	struct vm *vm;
-	uint8_t events; /* not yet read by the guest */
+	uint8_t events;		     /* not yet read by the guest */
+	uint8_t asked[VM_VCPUS_MAX]; /* enum vcpu_asked; only while saved or loaded */
 };
 
 static const struct state_field acpi_fields[] = {
 	STATE_INT(1, 1, struct acpi_dev, events),
+	STATE_INTS(2, 2, struct acpi_dev, asked),
 	STATE_END,
 };
-static const struct state_table acpi_table = {"acpi", 1, acpi_fields};
+static const struct state_table acpi_table = {"acpi", 2, acpi_fields};
 
 static void acpi_read(void *self, uint64_t off, void *data, unsigned len)
 {
@@ -91,12 +93,30 @@ void acpi_press(struct acpi_dev *d)
 
 static int acpi_save(void *self, struct buf *b)
 {
+	struct acpi_dev *d = self;
+
+	for (unsigned i = 0; i < VM_VCPUS_MAX; i++)
+		d->asked[i] = (uint8_t)(i < vm_vcpus(d->vm) ? d->vm->vcpu[i]->asked
+							    : VCPU_ASKED_NOTHING);
 	return state_save(b, &acpi_table, 0, self);
 }
 
 static int acpi_load(void *self, struct reader *r, struct err *err)
 {
-	return state_load(r, &acpi_table, 0, self, err);
+	struct acpi_dev *d = self;
+	int rc;
+
+	memset(d->asked, 0, sizeof(d->asked)); /* version 1 does not say */
+	rc = state_load(r, &acpi_table, 0, self, err);
+	for (unsigned i = 0; !rc && i < VM_VCPUS_MAX; i++) {
+		if (d->asked[i] > VCPU_ASKED_RESET ||
+		    (d->asked[i] && i >= vm_vcpus(d->vm)))
+			rc = err_set(err, -EBADMSG, "state: vCPU %u asked for %u", i,
+				     d->asked[i]);
+		else if (i < vm_vcpus(d->vm))
+			d->vm->vcpu[i]->asked = (enum vcpu_asked)d->asked[i];
+	}
+	return rc;
 }
 
 static void acpi_loaded(void *self)

@@ -48,6 +48,10 @@ struct vcpu_state {
 	uint64_t msr[VCPU_MSRS_MAX];
 };
 
+/* What the guest asked for on this vCPU, until it is done: a checkpoint holds it (STATE.md, acpi),
+ * because the guest will not ask twice. */
+enum vcpu_asked { VCPU_ASKED_NOTHING, VCPU_ASKED_POWEROFF, VCPU_ASKED_RESET };
+
 struct vcpu {
 	struct vm *vm;
 	unsigned id;
@@ -57,7 +61,9 @@ struct vcpu {
 	int has_thread;
 	int io_pending; /* an exit's I/O is completed by the next KVM_RUN */
 	int failed;	/* -errno of a KVM_RUN that failed */
-	int told; /* the guest's end was told; changed by others only while it is stopped */
+	/* Both changed by others only while it is stopped. */
+	int told; /* the guest's end was told: this vCPU stands still */
+	enum vcpu_asked asked;
 	struct vcpu_state state;
 	struct vcpu_state initial; /* power-on */
 };

@@ -239,6 +239,7 @@ int vm_reboot(struct vm *vm, const struct vm_kernel *k, struct err *err)
 	for (unsigned i = 0; i < vm->cfg.vcpus && !rc; i++) {
 		vm->vcpu[i]->failed = 0;
 		vm->vcpu[i]->told = 0;
+		vm->vcpu[i]->asked = VCPU_ASKED_NOTHING;
 		rc = vcpu_set(vm->vcpu[i], &vm->vcpu[i]->initial, err);
 	}
 	return rc ? rc : vm_boot(vm, k, err);

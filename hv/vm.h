@@ -69,8 +69,9 @@ int vm_create(const struct vm_config *cfg, struct vm **vm_out, struct err *err);
 void vm_destroy(struct vm *vm);
 
 /* @fn is called on a vCPU's thread. That vCPU then stands still until vm_reboot() or vm_load(),
- * however often the VM is paused and resumed before. @fn itself must neither pause the VM nor
- * wait for a pause. Before vm_start. */
+ * however often the VM is paused and resumed before. A power-off or reset that was asked for and
+ * not acted on is part of the state: the VM that loads it calls @fn again once it runs. @fn
+ * itself must neither pause the VM nor wait for a pause. Before vm_start. */
 void vm_on_event(struct vm *vm, vm_event_fn *fn, void *arg);
 
 /* The VM takes @self and calls ops->destroy at its end. The order of adding is the order of

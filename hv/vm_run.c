@@ -84,12 +84,27 @@ void vm_notify(struct vm *vm, enum vm_event ev, const char *text)
 }
 
 /* Tell the owner. The vCPU does not run on until the VM is rebooted or loaded, however often it
- * is stopped and let go before that: a checkpoint may come first. */
+ * is stopped and let go before that: a checkpoint may come first, and then holds what was asked.
+ * It cannot come between the guest's asking and this, because the vCPU has not parked. */
 static void tell(struct vcpu *v, const struct vm_notice *n)
 {
 	v->told = 1;
+	v->asked = n->ev == VM_EV_POWEROFF ? VCPU_ASKED_POWEROFF
+		   : n->ev == VM_EV_RESET  ? VCPU_ASKED_RESET
+					   : VCPU_ASKED_NOTHING;
 	if (v->vm->on_event)
 		v->vm->on_event(v->vm->on_event_arg, n->ev, n->text);
+}
+
+/* What was asked before the checkpoint that this VM goes on from, and not done there. */
+static void tell_again(struct vcpu *v)
+{
+	struct vm_notice n = {
+		.ev = v->asked == VCPU_ASKED_POWEROFF ? VM_EV_POWEROFF : VM_EV_RESET,
+		.text = "asked for before the checkpoint",
+	};
+
+	tell(v, &n);
 }
 
 static void park(struct vm *vm, unsigned gen)
@@ -120,6 +135,10 @@ static void *vcpu_main(void *arg)
 		}
 		if (!must_stop(gen) && v->told) {
 			sleep_on(&vm->gen, gen);
+			continue;
+		}
+		if (!must_stop(gen) && v->asked) {
+			tell_again(v);
 			continue;
 		}
 		vcpu_run(v, &notice);

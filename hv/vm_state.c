@@ -282,9 +282,11 @@ int vm_load(struct vm *vm, const void *data, size_t len, struct err *err)
 	/* A VM that was never started is not paused, but its I/O thread may run. */
 	if (!locked)
 		vm_lock(vm);
-	rc = load_all(vm, &r, err);
-	for (unsigned i = 0; i < vm->cfg.vcpus; i++)
+	for (unsigned i = 0; i < vm->cfg.vcpus; i++) {
 		vm->vcpu[i]->told = 0;
+		vm->vcpu[i]->asked = VCPU_ASKED_NOTHING;
+	}
+	rc = load_all(vm, &r, err);
 	if (!locked)
 		vm_unlock(vm);
 	return rc;
