@@ -273,6 +273,62 @@ static void takeover_fences(void)
 	rig_free(r);
 }
 
+struct grantee {
+	struct rig *r;
+	int rc;
+};
+
+static void *grantee_main(void *arg)
+{
+	struct grantee *g = arg;
+	struct err err = {0};
+
+	g->rc = standby_activate(g->r->s, 2, &err);
+	return NULL;
+}
+
+enum { LAST = 2 };
+
+/* Rule 3: the grant comes when epoch LAST is acked, and no participant (or the first only)
+ * has applied it. It is applied by all, and only then does anybody activate. */
+static void granted_at(enum crash_point at)
+{
+	struct rig *r = rig_new();
+	struct grantee g = {.r = r};
+	struct standby_stats ss;
+	pthread_t t;
+
+	gate_set(&r->w, at, LAST);
+	rig_up(r, 500, 1);
+	AWAIT(&r->w, r->w.released == LAST + 1);
+	CU_ASSERT_EQUAL_FATAL(pthread_create(&t, NULL, grantee_main, &g), 0);
+	/* The activation is under way, and waits: the old primary was told. */
+	AWAIT(&r->w, r->w.pstate == PRI_FENCED);
+	CU_ASSERT_EQUAL(PEEK(&r->w, count(&r->w, OP_ACTIVATE)), 0);
+	CU_ASSERT_EQUAL(PEEK(&r->w, find(&r->w, OP_APPLY, FAKES - 1, LAST)), -1);
+	gate_open();
+	pthread_join(t, NULL); /* it was created */
+	crash_hook_set(NULL);
+	CU_ASSERT_EQUAL(g.rc, 0);
+	standby_stats(r->s, &ss);
+	CU_ASSERT_EQUAL(ss.acked, LAST);
+	CU_ASSERT_EQUAL(ss.applied, LAST);
+	CU_ASSERT_EQUAL(r->w.applied_value, r->w.value_of[LAST]);
+	for (int i = 0; i < FAKES; i++) {
+		CU_ASSERT_TRUE(find(&r->w, OP_APPLY, i, LAST) >= 0);
+		CU_ASSERT_TRUE(find(&r->w, OP_APPLY, i, LAST) <
+			       find(&r->w, OP_ACTIVATE, FAKES - 1, 0));
+		CU_ASSERT_EQUAL(find(&r->w, OP_APPLY, i, LAST + 1), -1);
+	}
+	rig_free(r);
+}
+
+static void granted_before_applied(void)
+{
+	granted_at(CRASH_ACK_SENT);
+	granted_at(CRASH_APPLYING);
+}
+
 /* A granted standby is offered a link of the old term: it says FENCED, and never acks. */
 static void old_term_is_told(void)
 {
@@ -472,6 +528,7 @@ static const struct unit_test tests[] = {
 	{"output goes only after the ack", released_only_after_ack},
 	{"a standby without a commit never runs", never_runs_without_commit},
 	{"takeover fences the primary that still lives", takeover_fences},
+	{"granted between ack and apply: applied first", granted_before_applied},
 	{"a link of an old term is told FENCED", old_term_is_told},
 	{"lost before ARMED: alone without a grant", detach_before_armed},
 	{"detach while blocked", detach_while_blocked},
