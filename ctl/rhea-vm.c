@@ -196,7 +196,8 @@ static int setup(struct vmm *m, json_t *msg, const int *fds, int nfds, struct er
 		if (!strcmp(m->set.log, level[i]))
 			lvl = (enum log_level)i;
 	log_init("rhea-vm", m->set.vm, lvl);
-	rc = vmm_build(m, err);
+	rc = vmm_crash_init(err);
+	rc = rc ? rc : vmm_build(m, err);
 	rc = rc ? rc : vmm_sandbox(&m->set, err);
 	rc = rc ? rc : vmm_run_io(m, err);
 	if (!rc)

@@ -132,6 +132,9 @@ json_t *vmm_stats(struct vmm *m);
 /* vmm_sandbox.c: give up privileges and all system calls that are not needed. */
 int vmm_sandbox(const struct vmm_setup *s, struct err *err);
 
+/* vmm_crash.c: for tests. Before the sandbox. 0 also when no test asks for it. */
+int vmm_crash_init(struct err *err);
+
 /* vmm_events.c: tell rhead; takes @msg. Any thread. */
 void vmm_tell(struct vmm *m, json_t *msg);
 void vmm_on_primary_state(void *arg, enum primary_state s, uint64_t term,

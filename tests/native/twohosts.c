@@ -232,6 +232,8 @@ void th_rhead_start(struct twohosts *p, int i)
 	(void)snprintf(conf, sizeof(conf), "%s/rhea.conf", p->dir);
 	(void)snprintf(run, sizeof(run), "%s/run", h->dir);
 	(void)snprintf(state, sizeof(state), "%s/state", h->dir);
+	if (setenv("RHEA_CRASH_FILE", h->crash, 1))
+		th_fail(p, "setenv: %s", strerror(errno));
 	h->rhead = spawn(p, log, argv);
 }
 
@@ -255,8 +257,9 @@ void th_up(struct twohosts *p, const struct th_opts *o)
 		(void)snprintf(h->dir, sizeof(h->dir), "%s/%s", p->dir, name[i]);
 		(void)snprintf(h->sock, sizeof(h->sock), "%s/run/rhead.sock", h->dir);
 		(void)snprintf(p->port[i], sizeof(p->port[i]), "port-%s", name[i]);
-		if (sh("mkdir -p %s/run %s/state && truncate -s 16M %s/disk.img", h->dir,
-		       h->dir, h->dir))
+		(void)snprintf(h->crash, sizeof(h->crash), "%s/crash", h->dir);
+		if (sh("mkdir -p %s/run %s/state && truncate -s 16M %s/disk.img && > %s",
+		       h->dir, h->dir, h->dir, h->crash))
 			th_fail(p, "%s cannot be made", h->dir);
 	}
 	make_nets(p);
@@ -285,6 +288,29 @@ void th_down(struct twohosts *p)
 	if (p->ns_c[0])
 		(void)sh("ip netns del %s 2>/dev/null", p->ns_c); /* may not exist */
 	p->ns_c[0] = p->host[0].ns[0] = p->host[1].ns[0] = 0;
+}
+
+void th_crash_at(struct twohosts *p, int host, const char *name)
+{
+	char word[32] = {0};
+	int fd = open(p->host[host].crash, O_WRONLY);
+
+	if (name)
+		(void)snprintf(word, sizeof(word), "%s", name); /* all are shorter */
+	if (fd < 0 || pwrite(fd, word, sizeof(word), 0) != sizeof(word))
+		th_fail(p, "%s: %s", p->host[host].crash, strerror(errno));
+	close(fd);
+}
+
+int th_crashed(struct twohosts *p, int host)
+{
+	char word[32] = {0};
+	int fd = open(p->host[host].crash, O_RDONLY);
+
+	if (fd < 0 || pread(fd, word, sizeof(word), 0) < 0)
+		th_fail(p, "%s: %s", p->host[host].crash, strerror(errno));
+	close(fd);
+	return !word[0];
 }
 
 void th_cut(struct twohosts *p, int cut)

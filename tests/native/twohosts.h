@@ -27,7 +27,7 @@ struct th_opts {
 };
 
 struct th_host {
-	char name[8], ns[32], dir[200], sock[256];
+	char name[8], ns[32], dir[200], sock[256], crash[256];
 	pid_t rhead;
 };
 
@@ -55,6 +55,12 @@ void th_rhead_start(struct twohosts *p, int host);
 void th_etcd_start(struct twohosts *p);
 /* Wait for a child that was killed, so that it leaves no zombie. */
 void th_reap(pid_t pid);
+
+/* The next rhea-vm of @host that comes to the crash point @name (crashpoint.h) dies there; NULL:
+ * none does. */
+void th_crash_at(struct twohosts *p, int host, const char *name);
+/* Has it? */
+int th_crashed(struct twohosts *p, int host);
 
 /* Cut or join the two hosts' networks; each keeps its way to the clients and etcd. */
 void th_cut(struct twohosts *p, int cut);
