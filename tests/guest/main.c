@@ -54,6 +54,19 @@ static void tell_people(uint64_t n, uint64_t ns)
 	console_number(n);
 }
 
+/* The registers that the ACPI tables of this machine speak of (hv/acpi.h). */
+enum { PORT_SLEEP = 0x600, PORT_RESET = 0x602, SLEEP_S5 = 0x20 | 5 << 2, RESET = 1 };
+
+/* A guest that still runs after it has asked was not listened to. */
+static void end_machine(void)
+{
+	if (params.reset)
+		io_out8(PORT_RESET, RESET);
+	else
+		io_out8(PORT_SLEEP, SLEEP_S5);
+	fail("end: it goes on after its end");
+}
+
 /* mode=counter */
 static void count_for_ever(void)
 {
@@ -75,6 +88,8 @@ static void count_for_ever(void)
 		if (params.console)
 			tell_people(r.n, start);
 		wait_until(start + params.pace_us * 1000);
+		if (r.n == params.turns)
+			end_machine();
 	}
 }
 

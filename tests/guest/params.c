@@ -66,7 +66,7 @@ void params_read(struct params *p, uint64_t *ram_end_out)
 {
 	const struct start_info *s = (const void *)(uint64_t)start_info;
 	const char *line = s->cmdline ? (const char *)s->cmdline : "";
-	const char *mode = value_of(line, "mode");
+	const char *mode = value_of(line, "mode"), *end = value_of(line, "end");
 
 	*p = (struct params){
 		.mode = mode && mode[0] == 'd' ? MODE_DIRTY : MODE_COUNTER,
@@ -78,6 +78,8 @@ void params_read(struct params *p, uint64_t *ram_end_out)
 		.disk = number_of(line, "disk", 0) != 0,
 		.console = number_of(line, "console", 1) != 0,
 		.flush = number_of(line, "flush", 64),
+		.turns = number_of(line, "turns", 0),
+		.reset = end && end[0] == 'r',
 	};
 	p->set = number_of(line, "set", p->dirty);
 	if (p->dirty)

@@ -18,6 +18,9 @@ struct params {
 	uint64_t think_us; /* think=: busy in each turn */
 	int net, disk, console;
 	uint64_t flush; /* each so many turns, 0: never */
+	/* mode=counter: after so many turns it does what end=off|reset says; 0: never. */
+	uint64_t turns;
+	int reset;
 };
 
 /* Also tells how far RAM reaches, without a hole, from address 0. */

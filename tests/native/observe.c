@@ -33,6 +33,7 @@ struct observer {
 	pthread_mutex_t lock;
 	atomic_int stop, ready; /* ready: 1 yes, -1 failed */
 	uint64_t boot_id;
+	int boots_allowed;
 	struct observed st;
 };
 
@@ -43,6 +44,17 @@ static void violation(struct observer *o, const char *fmt, uint64_t a, uint64_t 
 		return;
 	(void)snprintf(o->st.first_violation, sizeof(o->st.first_violation), fmt, a, b,
 		       host ? 'b' : 'a'); /* truncation is fine */
+}
+
+static void booted(struct observer *o, const struct gp_frame *f, int host)
+{
+	o->st.boots++;
+	o->st.last_n = 0;
+	if (!o->boots_allowed)
+		violation(o,
+			  "the guest was booted anew: id %" PRIx64 ", was %" PRIx64
+			  ", on host %c",
+			  f->boot_id, o->boot_id, host);
 }
 
 static void judge(struct observer *o, const struct gp_frame *f, int host, uint64_t now)
@@ -59,10 +71,7 @@ static void judge(struct observer *o, const struct gp_frame *f, int host, uint64
 	if (f->type != GP_COUNT && f->type != GP_PONG)
 		return;
 	if (s->frames && f->boot_id != o->boot_id)
-		violation(o,
-			  "the guest was booted anew: id %" PRIx64 ", was %" PRIx64
-			  ", on host %c",
-			  f->boot_id, o->boot_id, host);
+		booted(o, f, host);
 	o->boot_id = f->boot_id;
 	if (s->frames && f->n <= s->last_n && f->type == GP_COUNT)
 		violation(o,
@@ -176,6 +185,13 @@ void observer_stop(struct observer *o)
 		close(o->sock);
 	pthread_mutex_destroy(&o->lock);
 	free(o);
+}
+
+void observer_allow_boots(struct observer *o)
+{
+	pthread_mutex_lock(&o->lock);
+	o->boots_allowed = 1;
+	pthread_mutex_unlock(&o->lock);
 }
 
 void observer_read(struct observer *o, struct observed *out)

@@ -21,6 +21,7 @@ struct observed {
 	uint64_t last_ns;  /* CLOCK_MONOTONIC of the last frame */
 	uint64_t switches; /* times the VM's frames changed hosts */
 	uint64_t gap_ns;   /* silence before the last switch */
+	uint64_t boots; /* times the guest was booted anew; a violation unless allowed */
 	uint64_t violations;
 	char first_violation[256];
 };
@@ -29,6 +30,8 @@ struct observed {
  * or NULL (told on stderr). */
 struct observer *observer_start(const char *ns, const char *port0, const char *port1);
 void observer_stop(struct observer *o);
+/* This guest reboots on purpose. */
+void observer_allow_boots(struct observer *o);
 void observer_read(struct observer *o, struct observed *out);
 
 #endif

@@ -248,6 +248,8 @@ void th_up(struct twohosts *p, const struct th_opts *o)
 	if (!getcwd(cwd, sizeof(cwd)))
 		th_fail(p, "the working directory's path is too long");
 	(void)snprintf(p->dir, sizeof(p->dir), "%s/build/native/%d", cwd, pid);
+	if (sh("rm -rf %s", p->dir)) /* of an earlier pair of this process */
+		th_fail(p, "%s cannot be removed", p->dir);
 	(void)snprintf(p->ns_c, sizeof(p->ns_c), "rhea%dc", pid);
 	for (int i = 0; i < 2; i++) {
 		struct th_host *h = &p->host[i];
@@ -295,8 +297,7 @@ void th_crash_at(struct twohosts *p, int host, const char *name)
 	char word[32] = {0};
 	int fd = open(p->host[host].crash, O_WRONLY);
 
-	if (name)
-		(void)snprintf(word, sizeof(word), "%s", name); /* all are shorter */
+	(void)snprintf(word, sizeof(word), "%s", name); /* all are shorter */
 	if (fd < 0 || pwrite(fd, word, sizeof(word), 0) != sizeof(word))
 		th_fail(p, "%s: %s", p->host[host].crash, strerror(errno));
 	close(fd);

@@ -56,8 +56,8 @@ void th_etcd_start(struct twohosts *p);
 /* Wait for a child that was killed, so that it leaves no zombie. */
 void th_reap(pid_t pid);
 
-/* The next rhea-vm of @host that comes to the crash point @name (crashpoint.h) dies there; NULL:
- * none does. */
+/* The next rhea-vm of @host that comes to the crash point @name (crashpoint.h) dies there, or
+ * waits if there is "+milliseconds" behind the name. */
 void th_crash_at(struct twohosts *p, int host, const char *name);
 /* Has it? */
 int th_crashed(struct twohosts *p, int host);
