@@ -401,6 +401,80 @@ static void test_up_change_lost(void)
 	side_fini(&a);
 }
 
+static unsigned losses_of(struct side *s)
+{
+	unsigned n;
+
+	pthread_mutex_lock(&s->lock);
+	n = (unsigned)s->losses;
+	pthread_mutex_unlock(&s->lock);
+	return n;
+}
+
+struct busy {
+	pthread_mutex_t lock;
+	pthread_cond_t news;
+	int stuck, go_on;
+};
+
+/* Work that keeps a rhead's loop for as long as the test likes. */
+static void be_busy(void *arg)
+{
+	struct busy *w = arg;
+
+	pthread_mutex_lock(&w->lock);
+	w->stuck = 1;
+	pthread_cond_broadcast(&w->news);
+	while (!w->go_on)
+		pthread_cond_wait(&w->news, &w->lock);
+	pthread_mutex_unlock(&w->lock);
+}
+
+static uint64_t received_on_0(struct side *s)
+{
+	struct hb_stats st;
+
+	hb_stats(s->hb, &st);
+	return st.paths[0].received;
+}
+
+/* Rule 10: a host whose loop is busy for longer than its peer waits is neither silent nor deaf. */
+static void test_busy_loop(void)
+{
+	enum { MISSED = 50, ENOUGH = 2 * MISSED };
+	const struct timespec tick = {.tv_nsec = MS};
+	struct busy w = {.lock = PTHREAD_MUTEX_INITIALIZER,
+			 .news = PTHREAD_COND_INITIALIZER};
+	struct hb_stats st;
+	struct side a, b;
+	uint64_t goal;
+
+	side_init(&a, "a", "11111111", MISSED);
+	side_init(&b, "b", "11111111", MISSED);
+	begin(&a, &b);
+	AWAIT(&a, a.peers >= 1);
+	AWAIT(&b, b.peers >= 1);
+	CU_ASSERT_EQUAL(loop_post(a.loop, be_busy, &w), 0);
+	pthread_mutex_lock(&w.lock);
+	while (!w.stuck)
+		pthread_cond_wait(&w.news, &w.lock);
+	pthread_mutex_unlock(&w.lock);
+	/* So many regular heartbeats take twice the time that makes a suspicion. */
+	goal = received_on_0(&b) + ENOUGH;
+	while (received_on_0(&b) < goal && losses_of(&b) == 0)
+		(void)nanosleep(&tick, NULL); /* only so as not to spin */
+	CU_ASSERT_EQUAL(losses_of(&b), 0);
+	hb_stats(a.hb, &st);
+	CU_ASSERT_TRUE(st.peer_up);
+	CU_ASSERT_EQUAL(st.losses, 0);
+	pthread_mutex_lock(&w.lock);
+	w.go_on = 1;
+	pthread_cond_broadcast(&w.news);
+	pthread_mutex_unlock(&w.lock);
+	side_fini(&b);
+	side_fini(&a);
+}
+
 /* A peer that restarts is another life, told although it was not silent for long. */
 static void test_restart(void)
 {
@@ -509,6 +583,7 @@ int main(void)
 		{"where it comes from", test_track_origin},
 		{"silence", test_track_silence},
 		{"up, change, lost", test_up_change_lost},
+		{"a busy loop", test_busy_loop},
 		{"restart", test_restart},
 		{"another key", test_other_key},
 		{"another config", test_other_config},
