@@ -261,6 +261,7 @@ int vmm_be_standby(struct vmm *m, uint64_t term, struct err *err)
 					 err);
 	if (rc)
 		return rc;
+	diskrep_inherit(m->diskrep, m->s_disk);
 	parts[0] = mach_standby(m->s_mach);
 	parts[1] = mem_standby(m->s_mem);
 	parts[2] = netbuf_standby_part(m->s_net);

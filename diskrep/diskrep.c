@@ -4,6 +4,7 @@
 #include "diskrep/diskrep.h"
 
 #include "diskrep/dr.h"
+#include "diskrep/standby.h"
 #include "hv/base/err.h"
 #include "hv/base/loop.h"
 
@@ -27,6 +28,7 @@ static void on_wake(evutil_socket_t fd, short what, void *arg)
 	}
 	loop_enter(dr->loop);
 	dr_pump(dr);
+	dr_flushes_answer(dr);
 	loop_leave(dr->loop);
 }
 
@@ -65,6 +67,8 @@ void diskrep_destroy(struct diskrep *dr)
 
 	if (!dr)
 		return;
+	if (dr->heir_of)
+		drs_flusher_on_end(dr->heir_of, NULL, NULL);
 	if (dr->wake)
 		event_free(dr->wake);
 	if (dr->wake_fd >= 0)

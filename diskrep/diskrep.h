@@ -45,6 +45,9 @@ void diskrep_destroy(struct diskrep *dr);
  * the same image, for reading while syncing (borrowed). Before the VM starts. */
 int diskrep_add(struct diskrep *dr, struct blk inner, int fd, struct blk *outer_out,
 		struct err *err);
+/* The guest may go on here from the images of @s (borrowed for as long as @dr lives): its flushes
+ * then also hear of write-back errors that were told to @s. Before @s is activated. */
+void diskrep_inherit(struct diskrep *dr, struct diskrep_standby *s);
 struct part diskrep_part(struct diskrep *dr);
 void diskrep_stats(struct diskrep *dr, struct diskrep_stats *out); /* any thread */
 

@@ -46,6 +46,7 @@
 #include "diskrep/diskrep.h"
 #include "diskrep/image.h"
 
+struct drs_flusher;
 struct event;
 struct rec_sink;
 
@@ -104,6 +105,9 @@ struct diskrep {
 	int pumping;
 	int stalled; /* the head of the queue was told to wait; under lock */
 
+	struct drs_flusher *heir_of; /* NULL: this process was no standby */
+	struct dr_req *flushes; /* carried out, and not answered before that has ended */
+
 	struct dr_list *open, *sealed, **sealed_tail, *spare;
 	uint64_t queued; /* cost of open and sealed */
 
@@ -124,6 +128,14 @@ void dr_pump(struct diskrep *dr); /* admit what waits, as far as it may */
  * dr_wake() without the lock. */
 int dr_unstall(struct diskrep *dr);
 void dr_wake(struct diskrep *dr);
+/* A request in the place of @outer, not on any list; NULL: no memory. */
+struct dr_req *dr_req_new(struct dr_disk *d, struct blk_req *outer,
+			  void (*done)(struct blk_req *r, int status));
+
+/* inherit.c: I/O thread. */
+void dr_flush(struct dr_disk *d, struct blk_req *outer);
+void dr_flushes_answer(struct diskrep *dr); /* those that may be answered now */
+void dr_flushes_end(struct dr_disk *d);	    /* with an error: the disk is closed */
 
 /* list.c: under lock unless said otherwise. */
 struct dr_list *dr_list_get(struct diskrep *dr, uint64_t epoch); /* NULL: out of memory */

@@ -75,7 +75,8 @@ static void admit(struct diskrep *dr, struct dr_req *q, const char **why)
 		*why = "the disk buffer is half full";
 }
 
-static struct dr_req *req_new(struct dr_disk *d, struct blk_req *outer)
+struct dr_req *dr_req_new(struct dr_disk *d, struct blk_req *outer,
+			  void (*done)(struct blk_req *r, int status))
 {
 	struct dr_req *q = d->dr->pool;
 
@@ -86,7 +87,7 @@ static struct dr_req *req_new(struct dr_disk *d, struct blk_req *outer)
 	if (!q)
 		return NULL;
 	*q = (struct dr_req){.r = *outer, .outer = outer, .disk = d};
-	q->r.done = on_done;
+	q->r.done = done;
 	q->r.next = NULL;
 	q->r.backend_priv = NULL;
 	return q;
@@ -96,7 +97,7 @@ static struct dr_req *req_new(struct dr_disk *d, struct blk_req *outer)
 static int start(struct dr_disk *d, struct blk_req *outer)
 {
 	struct diskrep *dr = d->dr;
-	struct dr_req *q = req_new(d, outer);
+	struct dr_req *q = dr_req_new(d, outer, on_done);
 	const char *why = NULL;
 	int wait;
 
@@ -185,7 +186,9 @@ static void filter_submit(void *self, struct blk_req *r)
 	struct dr_disk *d = self;
 
 	/* A flush speaks of writes that are complete, so it need not wait for those in line. */
-	if (r->op == BLK_READ || r->op == BLK_FLUSH)
+	if (r->op == BLK_FLUSH)
+		dr_flush(d, r);
+	else if (r->op == BLK_READ)
 		d->inner.ops->submit(d->inner.self, r);
 	else if (d->dr->waiting || d->dr->pumping || !start(d, r))
 		wait_in_line(d, r);
@@ -203,6 +206,7 @@ static void filter_close(void *self)
 	struct dr_disk *d = self;
 
 	d->inner.ops->close(d->inner.self);
+	dr_flushes_end(d);
 }
 
 const struct blk_ops dr_filter_ops = {

@@ -24,25 +24,49 @@ static void gather(struct drs_flusher *f)
 	f->hurry = 0;
 }
 
+static int sync_one(const struct drs_flusher *f, unsigned i)
+{
+	int rc;
+
+	/* EROFS, EINVAL: nothing was written there, or it cannot be cached. */
+	if (!fdatasync(f->img[i].fd) || errno == EROFS || errno == EINVAL)
+		return 0;
+	rc = -errno;
+	log_err("disk %u: fdatasync failed; this host is no safe standby any more", i);
+	return rc;
+}
+
 int drs_sync_all(const struct drs_flusher *f)
 {
 	int rc = 0;
 
 	for (unsigned i = 0; i < f->n; i++) {
-		/* EROFS, EINVAL: nothing was written there, or it cannot be cached. */
-		if (!fdatasync(f->img[i].fd) || errno == EROFS || errno == EINVAL)
-			continue;
-		rc = -errno;
-		log_err("disk %u: fdatasync failed; this host is no safe standby any more",
-			i);
+		int one = sync_one(f, i);
+
+		rc = one ? one : rc;
 	}
 	return rc;
+}
+
+/* Under lock but for the waiting. Stops early when nobody is interested any more. */
+static void sync_and_note(struct drs_flusher *f)
+{
+	for (unsigned i = 0; i < f->n && !f->abandoned; i++) {
+		int rc;
+
+		pthread_mutex_unlock(&f->lock);
+		rc = sync_one(f, i);
+		pthread_mutex_lock(&f->lock);
+		if (rc && !f->failed)
+			f->failed = rc;
+		if (rc && !f->image_failed[i])
+			f->image_failed[i] = rc;
+	}
 }
 
 static void *flusher_main(void *arg)
 {
 	struct drs_flusher *f = arg;
-	int rc;
 
 	pthread_mutex_lock(&f->lock);
 	while (!f->stop || f->dirty) {
@@ -52,12 +76,11 @@ static void *flusher_main(void *arg)
 		}
 		gather(f);
 		f->dirty = 0;
-		pthread_mutex_unlock(&f->lock);
-		rc = drs_sync_all(f);
-		pthread_mutex_lock(&f->lock);
-		if (rc && !f->failed)
-			f->failed = rc;
+		sync_and_note(f);
 	}
+	f->ended = 1;
+	if (f->on_end)
+		f->on_end(f->on_end_arg);
 	pthread_mutex_unlock(&f->lock);
 	return NULL;
 }
@@ -95,10 +118,30 @@ void drs_flusher_stop(struct drs_flusher *f)
 void drs_flusher_abandon(struct drs_flusher *f)
 {
 	pthread_mutex_lock(&f->lock);
-	f->stop = 1;
+	f->stop = f->abandoned = 1;
 	f->dirty = 0;
 	pthread_cond_signal(&f->cond);
 	pthread_mutex_unlock(&f->lock);
+}
+
+void drs_flusher_on_end(struct drs_flusher *f, void (*fn)(void *arg), void *arg)
+{
+	pthread_mutex_lock(&f->lock);
+	f->on_end = fn;
+	f->on_end_arg = arg;
+	pthread_mutex_unlock(&f->lock);
+}
+
+int drs_flusher_verdict(struct drs_flusher *f, unsigned i)
+{
+	int rc;
+
+	pthread_mutex_lock(&f->lock);
+	rc = f->image_failed[i];
+	if (!rc && !f->ended)
+		rc = -EAGAIN;
+	pthread_mutex_unlock(&f->lock);
+	return rc;
 }
 
 void drs_flusher_kick(struct drs_flusher *f, int hurry)

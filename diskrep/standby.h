@@ -14,7 +14,7 @@
  * host may die at any moment. If the standby's power fails, its image is between two epochs: it
  * comes back as an empty standby and is compared as a whole. Activation does not wait for the
  * flusher: the guest's next flush is an fdatasync of the same image, which covers what was
- * applied before it. A failed fdatasync is remembered: nothing is acked and nothing activated
+ * applied before it, and hears of what the flusher heard (inherit.c). A failed fdatasync is remembered: nothing is acked and nothing activated
  * after it, because what the disk holds is not known any more.
  */
 #ifndef DISKREP_STANDBY_H
@@ -62,6 +62,10 @@ struct drs_flusher {
 	unsigned n;
 	int started, stop, dirty, hurry;
 	int failed; /* -errno of the first fdatasync that failed; stays */
+	int image_failed[DR_DISKS_MAX]; /* the same, of each image */
+	int abandoned, ended;
+	void (*on_end)(void *arg); /* the thread's last act; NULL: nobody asks */
+	void *on_end_arg;
 };
 
 struct diskrep_standby {
@@ -81,6 +85,12 @@ void drs_flusher_kick(struct drs_flusher *f, int hurry);
 int drs_flusher_failed(struct drs_flusher *f); /* 0 or -errno */
 /* No more fdatasync by it, without waiting for one under way. */
 void drs_flusher_abandon(struct drs_flusher *f);
+/* @fn is called on the flusher's thread, with its lock held, when it has ended for good; not any
+ * more once NULL was set. To be set before it can end. */
+void drs_flusher_on_end(struct drs_flusher *f, void (*fn)(void *arg), void *arg);
+/* What is known of image @i: 0 if nothing has failed and nothing can any more, -EAGAIN before the
+ * end, else the -errno of the fdatasync that failed. */
+int drs_flusher_verdict(struct drs_flusher *f, unsigned i);
 int drs_sync_all(
 	const struct drs_flusher *f); /* fdatasync of all images, by the caller */
 
