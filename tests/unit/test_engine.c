@@ -144,6 +144,7 @@ static void at_gate(enum crash_point at, uint64_t epoch)
 	pthread_mutex_lock(&gate.lock);
 	if (at == CRASH_VERIFIED)
 		gate.verified = epoch + 1;
+	pthread_cond_broadcast(&gate.open_cond);
 	/* Rule 1: never released before the standby has it. */
 	if (at == CRASH_RELEASING)
 		CU_ASSERT_TRUE(gate.verified > epoch);
@@ -167,6 +168,15 @@ static void gate_open(void)
 	pthread_mutex_lock(&gate.lock);
 	gate.open = 1;
 	pthread_cond_broadcast(&gate.open_cond);
+	pthread_mutex_unlock(&gate.lock);
+}
+
+/* The standby has found epoch 0 whole. */
+static void gate_verified(void)
+{
+	pthread_mutex_lock(&gate.lock);
+	while (!gate.verified)
+		pthread_cond_wait(&gate.open_cond, &gate.lock);
 	pthread_mutex_unlock(&gate.lock);
 }
 
@@ -200,7 +210,8 @@ static void several_in_flight(void)
 	CU_ASSERT_EQUAL(st.pause.count, r->w.captured);
 	CU_ASSERT_EQUAL(st.capture_part[2].count, r->w.captured);
 	CU_ASSERT_EQUAL(st.dirty_pages.max, 5);
-	CU_ASSERT_TRUE(st.pages_sent >= 5 * r->w.released);
+	/* The last one's ack may be here before its sender is told that the link ended. */
+	CU_ASSERT_TRUE(st.pages_sent >= 5 * (r->w.released - 1));
 	CU_ASSERT_TRUE(st.bytes_raw >= st.bytes_sent);
 	rig_free(r);
 }
@@ -235,6 +246,7 @@ static void never_runs_without_commit(void)
 	rig_link(r, 1 << 16, -1, NULL);
 	rig_attach(r, 1);
 	AWAIT(&r->w, r->w.captured == 2);
+	gate_verified();
 	/* ARMED was sent, checkpoint 0 is whole, but not acked. */
 	CU_ASSERT_EQUAL(standby_activate(r->s, 2, &err), -EPERM);
 	primary_detach(r->p, "test");
