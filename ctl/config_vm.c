@@ -4,6 +4,7 @@
 #include "ctl/config_read.h"
 
 #include "hv/base/err.h"
+#include "hv/gm.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -291,14 +292,27 @@ static int read_policy(struct config_reader *r, config_setting_t *s, struct conf
 	return rc;
 }
 
+/* What hv/gm.h can make a guest's memory of. */
+static int read_memory(struct config_reader *r, config_setting_t *s, struct config_vm *v)
+{
+	_Static_assert(GM_STEP % MIB == 0, "the advice is in whole MiB");
+	uint64_t below;
+	int rc = config_size(r, s, "memory", UINT64_MAX, GM_MIN, 256 * GIB, &v->memory);
+
+	if (rc || v->memory % GM_STEP == 0)
+		return rc;
+	below = v->memory - v->memory % GM_STEP;
+	return config_fail(r, config_setting_get_member(s, "memory"), -EINVAL,
+			   "must be a multiple of %lluM; give \"%lluM\" or \"%lluM\"",
+			   GM_STEP / MIB, (unsigned long long)(below / MIB),
+			   (unsigned long long)((below + GM_STEP) / MIB));
+}
+
 static int read_limits(struct config_reader *r, config_setting_t *s, struct config_vm *v)
 {
 	uint64_t n;
-	int rc = config_size(r, s, "memory", UINT64_MAX, 4 * MIB, 256 * GIB, &v->memory);
+	int rc = read_memory(r, s, v);
 
-	if (!rc && v->memory % MIB)
-		rc = config_fail(r, config_setting_get_member(s, "memory"), -EINVAL,
-				 "must be a whole number of MiB");
 	if (!rc)
 		rc = config_uint(r, s, "vcpus", 1, 1, CONFIG_VCPUS_MAX, &n);
 	if (!rc)

@@ -21,7 +21,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { GM_STEP = 2 << 20, GM_MIN = 16 << 20, GM_SLOTS = 2, PAGES_A_WORD = 64 };
+enum { GM_SLOTS = 2, PAGES_A_WORD = 64 };
 
 _Static_assert(LAYOUT_RAM_LOW_MAX % ((uint64_t)GM_PAGE * PAGES_A_WORD) == 0,
 	       "the slots' bitmaps must join at a word");

@@ -15,8 +15,9 @@ struct err;
 struct gm;
 
 enum { GM_PAGE = 4096 };
+enum { GM_STEP = 2 << 20, GM_MIN = 16 << 20 }; /* of a guest's memory, in bytes */
 
-/* @bytes: multiple of 2 MiB, at least 16 MiB. Returns owned. */
+/* @bytes: multiple of GM_STEP, at least GM_MIN. Returns owned. */
 int gm_create(uint64_t bytes, struct gm **gm_out, struct err *err);
 void gm_destroy(struct gm *gm); /* NULL is fine */
 

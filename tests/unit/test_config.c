@@ -166,13 +166,11 @@ static void test_types(void)
 	expect(9, "memory = true;",
 	       "rhea.conf:9: vms[0].memory: is no size; write it like \"512M\" (K, M or G)");
 	expect(9, "memory = \"1M\";",
-	       "rhea.conf:9: vms[0].memory: out of range; give 4M to 256G");
+	       "rhea.conf:9: vms[0].memory: out of range; give 16M to 256G");
 	expect(9, "memory = \"99999999999999999999G\";",
-	       "rhea.conf:9: vms[0].memory: out of range; give 4M to 256G");
+	       "rhea.conf:9: vms[0].memory: out of range; give 16M to 256G");
 	expect(9, "memory = -5;",
-	       "rhea.conf:9: vms[0].memory: out of range; give 4M to 256G");
-	expect(9, "memory = \"5000K\";",
-	       "rhea.conf:9: vms[0].memory: must be a whole number of MiB");
+	       "rhea.conf:9: vms[0].memory: out of range; give 16M to 256G");
 	expect(10, "vcpus = \"2\";",
 	       "rhea.conf:10: vms[0].vcpus: must be a whole number, without quotes");
 	expect(10, "vcpus = 5;", "rhea.conf:10: vms[0].vcpus: out of range; give 1 to 4");
@@ -198,6 +196,32 @@ static void test_types(void)
 	       "waits while peer and arbiter are both gone)");
 	expect(7, "heartbeat = { missed = 1; };",
 	       "rhea.conf:7: heartbeat.missed: out of range; give 2 to 100");
+}
+
+/* Only what the hypervisor can make guest memory of, told before a VM is started with it. */
+static void test_memory(void)
+{
+	struct config *c;
+	struct err err = {0};
+
+	expect(9, "memory = \"14M\";",
+	       "rhea.conf:9: vms[0].memory: out of range; give 16M to 256G");
+	expect(9, "memory = 16777215;",
+	       "rhea.conf:9: vms[0].memory: out of range; give 16M to 256G");
+	expect(9, "memory = \"258G\";",
+	       "rhea.conf:9: vms[0].memory: out of range; give 16M to 256G");
+	expect(9, "memory = \"17M\";",
+	       "rhea.conf:9: vms[0].memory: must be a multiple of 2M; give \"16M\" or \"18M\"");
+	expect(9, "memory = \"524289K\";",
+	       "rhea.conf:9: vms[0].memory: must be a multiple of 2M; give \"512M\" or \"514M\"");
+	expect(9, "memory = 274877906943L;",
+	       "rhea.conf:9: vms[0].memory: must be a multiple of 2M; give \"262142M\" or \"262144M\"");
+	CU_ASSERT_FATAL(parse(9, "memory = \"16M\";", "a", &c, &err) == 0);
+	CU_ASSERT_EQUAL(c->vms[0].memory, 16ull << 20);
+	config_free(c);
+	CU_ASSERT_FATAL(parse(9, "memory = \"18432K\";", "a", &c, &err) == 0);
+	CU_ASSERT_EQUAL(c->vms[0].memory, 18ull << 20);
+	config_free(c);
 }
 
 static void test_pair_and_hosts(void)
@@ -485,6 +509,7 @@ int main(void)
 		{"a good VM, from both hosts", test_good_vm},
 		{"unknown, missing and double keys", test_keys},
 		{"wrong types and ranges", test_types},
+		{"memory", test_memory},
 		{"pair, hosts and arbiter", test_pair_and_hosts},
 		{"disks and nets", test_devices},
 		{"duplicates between VMs", test_duplicates_between_vms},
