@@ -4,6 +4,7 @@
 #include "remus/stream.h"
 
 #include "hv/base/err.h"
+#include "replication/record.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -36,6 +37,77 @@ static void printable(char out[STREAM_VM_MAX + 1], const char in[STREAM_VM_MAX +
 			*c = '?';
 }
 
+/* Names of @n kinds, or "none": "machine, memory". */
+enum { KINDS_TEXT_MAX = STREAM_PARTS_MAX * sizeof("kind 255, ") };
+static void list_kinds(char out[KINDS_TEXT_MAX], const uint8_t *kind, unsigned n)
+{
+	static const char *const name[] = {
+		[REC_KIND_MEMORY] = "memory",
+		[REC_KIND_MACHINE] = "machine",
+		[REC_KIND_NETBUF] = "netbuf",
+		[REC_KIND_DISK] = "disk",
+	};
+	size_t at = 0;
+
+	(void)snprintf(out, KINDS_TEXT_MAX,
+		       "none"); /* all of it fits, by the array's size */
+	for (unsigned i = 0; i < n; i++) {
+		const char *sep = i ? ", " : "";
+
+		if (kind[i] < sizeof(name) / sizeof(name[0]) && name[kind[i]])
+			at += (size_t)snprintf(out + at, KINDS_TEXT_MAX - at, "%s%s", sep,
+					       name[kind[i]]);
+		else
+			at += (size_t)snprintf(out + at, KINDS_TEXT_MAX - at, "%skind %u",
+					       sep, kind[i]);
+	}
+}
+
+/* Are they the same kinds, in whatever order? */
+static int same_set(const uint8_t *a, const uint8_t *b, unsigned n)
+{
+	int balance[UINT8_MAX + 1] = {0};
+
+	for (unsigned i = 0; i < n; i++) {
+		balance[a[i]]++;
+		balance[b[i]]--;
+	}
+	for (unsigned k = 0; k <= UINT8_MAX; k++)
+		if (balance[k])
+			return 0;
+	return 1;
+}
+
+static int parts_check(const struct hello_wire *ours, const struct hello_wire *h,
+		       struct err *err)
+{
+	unsigned n = le16_get(h->parts), n_ours = le16_get(ours->parts);
+	char theirs[KINDS_TEXT_MAX], here[KINDS_TEXT_MAX];
+	const char *what = "number";
+
+	if (n > STREAM_PARTS_MAX)
+		return err_set(err, -EPROTO,
+			       "HELLO of %u participants; at most %d can be", n,
+			       STREAM_PARTS_MAX);
+	for (unsigned i = n; i < STREAM_PARTS_MAX; i++)
+		if (h->kind[i])
+			return err_set(err, -EPROTO,
+				       "HELLO counts %u participants, but names more", n);
+	if (n == n_ours) {
+		if (!memcmp(h->kind, ours->kind, sizeof(h->kind)))
+			return 0;
+		what = same_set(h->kind, ours->kind, n) ? "order" : "kind";
+	}
+	list_kinds(theirs, h->kind, n);
+	list_kinds(here, ours->kind, n_ours);
+	return err_set(
+		err, -EPROTO,
+		"VM \"%s\": participants differ in %s: %u (%s) on the peer, %u (%s) on "
+		"this host; both need the same version of Rhea and the same "
+		"configuration",
+		ours->vm, what, n, theirs, n_ours, here);
+}
+
 int hello_check(const struct hello_wire *ours, const void *p, size_t len, struct err *err)
 {
 	char vm[STREAM_VM_MAX + 1];
@@ -58,18 +130,11 @@ int hello_check(const struct hello_wire *ours, const void *p, size_t len, struct
 	if (role + le16_get(ours->role) != STREAM_PRIMARY + STREAM_STANDBY)
 		return err_set(err, -EPROTO, "both ends of the link have role %u", role);
 	printable(vm, h.vm);
-	if (memcmp(h.vm, ours->vm, sizeof(h.vm)))
+	if (memcmp(h.vm, ours->vm, sizeof(h.vm)) != 0)
 		return err_set(err, -EPROTO,
 			       "the peer speaks of VM \"%s\", this host of \"%s\"", vm,
 			       ours->vm);
-	if (le16_get(h.parts) != le16_get(ours->parts) ||
-	    memcmp(h.kind, ours->kind, sizeof(h.kind)))
-		return err_set(
-			err, -EPROTO,
-			"VM \"%s\" has %u parts on the peer and %u here, or others: the "
-			"two hosts' configurations differ",
-			vm, le16_get(h.parts), le16_get(ours->parts));
-	return 0;
+	return parts_check(ours, &h, err);
 }
 
 void tally_init(struct tally *t, const uint8_t *kind, unsigned n)

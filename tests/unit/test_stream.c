@@ -37,7 +37,6 @@ static void refused(const struct hello_wire *peer, size_t len, const char *word)
 
 static void hello_refused(void)
 {
-	const uint8_t other[] = {2, 1, 4};
 	struct hello_wire h;
 
 	hello_make(&h, STREAM_PRIMARY, "web", kinds, 3);
@@ -50,13 +49,52 @@ static void hello_refused(void)
 	refused(&h, sizeof(h), "\"db\"");
 	memset(h.vm, '\n', sizeof(h.vm));
 	refused(&h, sizeof(h), "\"???");
-	hello_make(&h, STREAM_PRIMARY, "web", kinds, 2);
-	refused(&h, sizeof(h), "configurations differ");
-	hello_make(&h, STREAM_PRIMARY, "web", other, 3);
-	refused(&h, sizeof(h), "configurations differ");
 	hello_make(&h, STREAM_PRIMARY, "web", kinds, 3);
 	refused(&h, sizeof(h) - 1, "bytes");
 	refused(&h, 0, "bytes");
+}
+
+/* What differs about the participants is named: number, kind or order, and which they are. */
+static void hello_of_other_parts(void)
+{
+	const uint8_t kind[] = {2, 1, 4}, order[] = {1, 2, 3}, unknown[] = {2, 1, 255};
+	const uint8_t twice[] = {2, 2, 1};
+	struct hello_wire h;
+
+	hello_make(&h, STREAM_PRIMARY, "web", kinds, 2);
+	refused(&h, sizeof(h),
+		"VM \"web\": participants differ in number: 2 (machine, memory) on the peer, "
+		"3 (machine, memory, netbuf) on this host; both need the same version");
+	hello_make(&h, STREAM_PRIMARY, "web", kinds, 0);
+	refused(&h, sizeof(h), "in number: 0 (none) on the peer, 3 (");
+	hello_make(&h, STREAM_PRIMARY, "web", kind, 3);
+	refused(&h, sizeof(h), "in kind: 3 (machine, memory, disk) on the peer, 3 (mach");
+	hello_make(&h, STREAM_PRIMARY, "web", unknown, 3);
+	refused(&h, sizeof(h), "in kind: 3 (machine, memory, kind 255) on the peer, 3 (");
+	hello_make(&h, STREAM_PRIMARY, "web", twice, 3);
+	refused(&h, sizeof(h), "in kind: 3 (machine, machine, memory) on the peer, 3 (");
+	hello_make(&h, STREAM_PRIMARY, "web", order, 3);
+	refused(&h, sizeof(h), "in order: 3 (memory, machine, netbuf) on the peer, 3 (m");
+}
+
+/* A list that is longer than it may be, or than it says; the longest that may be. */
+static void hello_of_hostile_parts(void)
+{
+	uint8_t many[STREAM_PARTS_MAX];
+	struct hello_wire h;
+
+	hello_make(&h, STREAM_PRIMARY, "web", kinds, 3);
+	h.parts = le16_of(STREAM_PARTS_MAX + 1);
+	refused(&h, sizeof(h), "HELLO of 9 participants; at most 8");
+	h.parts = le16_of(UINT16_MAX);
+	refused(&h, sizeof(h), "HELLO of 65535 participants");
+	h.parts = le16_of(3);
+	h.kind[STREAM_PARTS_MAX - 1] = 4;
+	refused(&h, sizeof(h), "counts 3 participants, but names more");
+	memset(many, 255, sizeof(many));
+	hello_make(&h, STREAM_PRIMARY, "web", many, STREAM_PARTS_MAX);
+	refused(&h, sizeof(h),
+		"kind 255, kind 255) on the peer, 3 (machine, memory, netb");
 }
 
 static int add(struct tally *t, uint16_t type, const char *text)
@@ -186,6 +224,8 @@ static void crash_points(void)
 static const struct unit_test tests[] = {
 	{"two HELLOs that fit", hello_fits},
 	{"HELLOs that do not", hello_refused},
+	{"HELLOs of other participants", hello_of_other_parts},
+	{"HELLOs of hostile participants", hello_of_hostile_parts},
 	{"END finds missing, surplus, swapped and changed records", tally_finds_all},
 	{"END of a wrong size or kind", end_of_wrong_size},
 	{"when the next epoch starts", epochs_in_time},
