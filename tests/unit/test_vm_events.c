@@ -197,5 +197,5 @@ int main(void)
 		{"crash", test_crash},
 	};
 
-	return rig_open() ? 2 : UNIT_MAIN("vm_events", tests);
+	return RIG_MAIN("vm_events", tests);
 }

@@ -275,4 +275,13 @@ static inline int rig_open(void)
 	return 2;
 }
 
+/* A program's main: the tests of @suite with /dev/kvm and the guest's image. Exit status. */
+static inline int rig_main(const char *suite, const struct unit_test *tests, unsigned n)
+{
+	int status = rig_open();
+
+	return status ? status : unit_main(suite, tests, n);
+}
+#define RIG_MAIN(suite, tests) rig_main(suite, tests, sizeof(tests) / sizeof((tests)[0]))
+
 #endif
