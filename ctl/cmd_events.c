@@ -87,7 +87,7 @@ void cmd_events(struct host *h, struct ctl_conn *c, json_t *req)
 	uint64_t id;
 
 	if (name && strlen(name) < sizeof(vm))
-		memcpy(vm, name, strlen(name));
+		memcpy(vm, name, strlen(name) + 1);
 	id = after >= 0 ? (uint64_t)after : count_back(h->events, vm, count);
 	for (const struct event_rec *r = events_next(h->events, id); r;
 	     r = events_next(h->events, id)) {

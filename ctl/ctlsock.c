@@ -370,6 +370,7 @@ void ctlsock_destroy(struct ctlsock *s)
 	if (!s)
 		return;
 	while (s->conns)
+		/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): it takes itself off the list */
 		conn_free(s->conns);
 	evconnlistener_free(s->lev);
 	if (unlink(s->path) && errno != ENOENT)

@@ -222,11 +222,14 @@ void link_listener_destroy(struct link_listener *l)
 
 unsigned link_listener_port(const struct link_listener *l)
 {
-	struct sockaddr_storage sa;
+	union {
+		struct sockaddr any;
+		struct sockaddr_in v4;
+		struct sockaddr_in6 v6;
+	} sa = {0};
 	socklen_t len = sizeof(sa);
 
-	if (getsockname(evconnlistener_get_fd(l->lev), (struct sockaddr *)&sa, &len))
+	if (getsockname(evconnlistener_get_fd(l->lev), &sa.any, &len))
 		return 0;
-	return ntohs(sa.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&sa)->sin6_port
-					      : ((struct sockaddr_in *)&sa)->sin_port);
+	return ntohs(sa.any.sa_family == AF_INET6 ? sa.v6.sin6_port : sa.v4.sin_port);
 }

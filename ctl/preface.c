@@ -48,7 +48,7 @@ int preface_parse(const void *bytes, struct preface *out, struct err *err)
 	struct preface_wire w;
 
 	memcpy(&w, bytes, sizeof(w));
-	if (memcmp(w.magic, magic, sizeof(magic)))
+	if (memcmp(w.magic, magic, sizeof(magic)) != 0)
 		return err_set(err, -EBADMSG, "not a replication link of Rhea");
 	if (le16_get(w.version) != PREFACE_VERSION)
 		return err_set(err, -EBADMSG,

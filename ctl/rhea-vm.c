@@ -205,26 +205,30 @@ static int setup(struct vmm *m, json_t *msg, const int *fds, int nfds, struct er
 	return rc;
 }
 
+static const struct op *find_op(const char *name)
+{
+	for (size_t i = 0; i < sizeof(ops) / sizeof(ops[0]); i++)
+		if (!strcmp(ops[i].name, name))
+			return &ops[i];
+	return NULL;
+}
+
 static void dispatch(struct vmm *m, json_t *msg, const int *fds, int nfds,
 		     struct err *err)
 {
 	const char *name = json_string_value(json_object_get(msg, "op"));
-	int is_setup = name && !strcmp(name, "setup");
+	const struct op *op = name ? find_op(name) : NULL;
 
-	if (is_setup && !m->vm) {
+	if (name && !strcmp(name, "setup") && !m->vm) {
 		(void)setup(m, msg, fds, nfds, err); /* told by err */
 		return;
 	}
 	if (!m->vm)
 		(void)err_set(err, -EPROTO,
 			      "the first message must be setup"); /* acted on below */
-	for (size_t i = 0; !err->code && name && i < sizeof(ops) / sizeof(ops[0]); i++) {
-		if (strcmp(ops[i].name, name))
-			continue;
-		(void)ops[i].run(m, msg, nfds > 0 ? fds[0] : -1, err); /* told by err */
-		name = NULL;
-	}
-	if (!err->code && name)
+	else if (op)
+		(void)op->run(m, msg, nfds > 0 ? fds[0] : -1, err); /* told by err */
+	else if (name)
 		log_warn("rhead said \"%s\", which is not known here", name);
 	for (int i = 0; i < nfds; i++)
 		close(fds[i]);

@@ -70,7 +70,7 @@ int rheactl_drill(struct rc *rc, int argc, char **argv)
 			force = 1;
 		else if (rc_option(rc, c))
 			return rc_usage("%s", how);
-	if (argc - optind != 3 || strcmp(argv[optind], "run"))
+	if (argc - optind != 3 || strcmp(argv[optind], "run") != 0)
 		return rc_usage("%s", how);
 	status = rc_send(rc, json_pack("{s:s,s:s,s:s,s:b}", "cmd", "drill", "what",
 				       argv[optind + 1], "vm", argv[optind + 2], "force",

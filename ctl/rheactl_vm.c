@@ -82,7 +82,7 @@ int rheactl_vm(struct rc *rc, int argc, char **argv)
 		return rheactl_console(rc, vm);
 	if (!strcmp(what, "start"))
 		return rheactl_wait(rc, request("vm-start", vm, timeout), "started");
-	if (strcmp(what, "stop"))
+	if (strcmp(what, "stop") != 0)
 		return rc_usage("vm %s: no such thing; %s", what, how);
 	req = request("vm-stop", vm, timeout);
 	json_object_set_new(req, "force", json_boolean(force));

@@ -89,7 +89,7 @@ static int find_bridge(struct nl_sock *nl, const char *bridge, int *index_out,
 			       bridge, bridge);
 	*index_out = rtnl_link_get_ifindex(link);
 	type = rtnl_link_get_type(link);
-	if (!type || strcmp(type, "bridge"))
+	if (!type || strcmp(type, "bridge") != 0)
 		rc = err_set(err, -EINVAL, "%s is a network interface, but no bridge",
 			     bridge);
 	rtnl_link_put(link);

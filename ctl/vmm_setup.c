@@ -126,8 +126,8 @@ static int *fd_slot(struct vmm_setup *s, const char *name)
 	return NULL;
 }
 
-static int take_fds(json_t *msg, const int *fds, int nfds, struct vmm_setup *s,
-		    struct err *err)
+__attribute__((nonnull(4))) static int take_fds(json_t *msg, const int *fds, int nfds,
+						struct vmm_setup *s, struct err *err)
 {
 	json_t *names = json_object_get(msg, "fds"), *v;
 	int *slot, rc = 0;

@@ -402,7 +402,7 @@ uint64_t vmrun_stats_ask(struct vmrun *v)
 	if (!v->proc || v->first_op || vmproc_is_hung(v->proc))
 		return 0;
 	msg = json_pack("{s:s,s:I}", "op", "stats", "seq",
-			(json_int_t)(v->stats_asked + 1));
+			(json_int_t)v->stats_asked + 1);
 	return vmproc_send(v->proc, msg, -1) ? 0 : ++v->stats_asked;
 }
 

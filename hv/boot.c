@@ -98,6 +98,7 @@ static int file_len(int fd, uint64_t *len_out, struct err *err)
 {
 	struct stat st;
 
+	*len_out = 0;
 	if (fstat(fd, &st))
 		return err_sys(err, -errno, "looking at the image");
 	if (!S_ISREG(st.st_mode) || st.st_size <= 0)

@@ -6,6 +6,7 @@
  */
 #include "hv/bus.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -71,6 +72,7 @@ int bus_add(struct bus *b, uint64_t base, uint64_t size, const struct bus_ops *o
 		b->range = r;
 		b->cap = cap;
 	}
+	assert(b->range); /* there is room, so there is an array */
 	memmove(&b->range[at + 1], &b->range[at], (b->n - at) * sizeof(*b->range));
 	b->range[at] =
 		(struct range){.base = base, .size = size, .ops = ops, .self = self};

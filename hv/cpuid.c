@@ -11,6 +11,7 @@
 #include "hv/state.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -147,8 +148,7 @@ static void name_brand(struct cpuid *c, const char *model)
 {
 	char brand[48] = {0};
 
-	memcpy(brand, "Rhea ", 5);
-	strncat(brand, model, sizeof(brand) - 6);
+	(void)snprintf(brand, sizeof(brand), "Rhea %s", model); /* cut off is fine */
 	for (uint32_t fn = LEAF_BRAND; fn <= LEAF_BRAND_LAST; fn++) {
 		struct kvm_cpuid_entry2 *e = find(c, fn, 0);
 

@@ -93,7 +93,7 @@ static int read_head(struct reader *r, const struct state_table *t, uint32_t ins
 		return err_set(err, -EBADMSG, "state: ends before section %s.%u", t->name,
 			       instance);
 	s.name[NAME_LEN - 1] = 0;
-	if (strcmp((const char *)s.name, t->name))
+	if (strcmp((const char *)s.name, t->name) != 0)
 		return err_set(err, -EBADMSG, "state: section \"%.31s\" where %s is due",
 			       (const char *)s.name, t->name);
 	if (le32_get(s.instance) != instance)

@@ -49,13 +49,13 @@ static const struct state_field reg_fields[] = {
 };
 
 /* Ids of a segment's fields follow each other from @id on. */
-#define SEGMENT(id, seg)                                                      \
-	INT(id, sregs.seg.base), INT(id + 1, sregs.seg.limit),                \
-		INT(id + 2, sregs.seg.selector), INT(id + 3, sregs.seg.type), \
-		INT(id + 4, sregs.seg.present), INT(id + 5, sregs.seg.dpl),   \
-		INT(id + 6, sregs.seg.db), INT(id + 7, sregs.seg.s),          \
-		INT(id + 8, sregs.seg.l), INT(id + 9, sregs.seg.g),           \
-		INT(id + 10, sregs.seg.avl), INT(id + 11, sregs.seg.unusable)
+#define SEGMENT(id, seg)                                                          \
+	INT((id), sregs.seg.base), INT((id) + 1, sregs.seg.limit),                \
+		INT((id) + 2, sregs.seg.selector), INT((id) + 3, sregs.seg.type), \
+		INT((id) + 4, sregs.seg.present), INT((id) + 5, sregs.seg.dpl),   \
+		INT((id) + 6, sregs.seg.db), INT((id) + 7, sregs.seg.s),          \
+		INT((id) + 8, sregs.seg.l), INT((id) + 9, sregs.seg.g),           \
+		INT((id) + 10, sregs.seg.avl), INT((id) + 11, sregs.seg.unusable)
 
 static const struct state_field sreg_fields[] = {
 	SEGMENT(0x10, cs),

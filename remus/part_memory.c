@@ -164,7 +164,7 @@ static int mem_capture(void *self, uint64_t epoch, struct err *err)
 		return err_set(err, rc, "no memory to copy %zu dirty pages", n);
 	}
 	list_bits(m->todo, m->pages, s);
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < s->n; i++)
 		memcpy(s->page[i], ram + s->index[i] * GM_PAGE, GM_PAGE);
 	s->epoch = epoch;
 	shot_queue(m, s);

@@ -99,7 +99,7 @@ static void hand_over(struct link *l, uint64_t epoch, uint64_t captured_ns,
 void epoch_run(struct primary *p, struct link *l)
 {
 	uint64_t epoch = l->captured, pages = 0;
-	struct epoch_times t;
+	struct epoch_times t = {0};
 	struct err err = {0};
 	int early;
 

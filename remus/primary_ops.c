@@ -27,6 +27,7 @@ static int command(struct primary *p, int (*run)(struct primary *p, void *arg), 
 
 	pthread_mutex_lock(&p->lock);
 	*p->cmd_tail = &c;
+	/* cppcheck-suppress autoVariables ; off the list before it is done, awaited below */
 	p->cmd_tail = &c.next;
 	pthread_cond_signal(&p->wake);
 	while (!c.done)

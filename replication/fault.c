@@ -94,7 +94,7 @@ static struct harm harm_of(struct fault_tp *t, size_t len)
 static int send_harmed(struct fault_tp *t, const struct iovec *iov, int n, size_t len,
 		       const struct harm *h)
 {
-	uint8_t *all = malloc(len), *p = all;
+	uint8_t *all = malloc(len ? len : 1), *p = all;
 	struct iovec v = {.iov_base = all, .iov_len = h->pass};
 	int rc;
 
