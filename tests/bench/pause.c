@@ -21,6 +21,7 @@
 #include "replication/pagecodec.h"
 #include "replication/transport.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
@@ -338,6 +339,7 @@ static void bench_pages(json_t *rows, int kvm_fd, int guest_fd, unsigned pages,
 	struct hist *floor, *dirty;
 	struct spread s50, s99;
 
+	assert(turns > 0);
 	for (unsigned t = 0; t < turns; t++) {
 		floor = calloc(1, sizeof(*floor));
 		dirty = calloc(1, sizeof(*dirty));

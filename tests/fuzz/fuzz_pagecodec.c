@@ -54,7 +54,8 @@ static void round_trip(const uint8_t *now, const uint8_t *base)
 		memcpy(ram, base, PC_PAGE);
 	if (pc_encode(&b, 7, now, base, &st) || b.len > PC_ITEM_MAX)
 		abort();
-	if (pc_decode(b.data, b.len, PAGES, item, ram, NULL) || memcmp(ram, now, PC_PAGE))
+	if (pc_decode(b.data, b.len, PAGES, item, ram, NULL) ||
+	    memcmp(ram, now, PC_PAGE) != 0)
 		abort();
 	buf_fini(&b);
 }

@@ -84,7 +84,7 @@ static void act(struct virtq *q, struct virtq_chain *c, enum op op, uint16_t arg
 
 	switch (op) {
 	case OP_POP:
-		for (unsigned n = 0; n < POPS_MAX && (rc = virtq_pop(q, c)) == 1; n++) {
+		for (unsigned n = 0; n < POPS_MAX && virtq_pop(q, c) == 1; n++) {
 			use(q, c, arg);
 			virtq_push(q, c->head, arg);
 		}

@@ -221,8 +221,12 @@ int main(int argc, char **argv)
 	}
 	c.key = argv[3];
 	c.status_path = argv[5];
+	if (sigaction(SIGTERM, &sa, NULL)) {
+		perror("SIGTERM");
+		return 2;
+	}
 	c.trace = fopen(argv[4], "we");
-	if (!c.trace || sigaction(SIGTERM, &sa, NULL)) {
+	if (!c.trace) {
 		perror(argv[4]);
 		return 2;
 	}

@@ -19,6 +19,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,16 +38,20 @@ struct observer {
 	struct observed st;
 };
 
-static void violation(struct observer *o, const char *fmt, uint64_t a, uint64_t b,
-		      int host)
+__attribute__((format(printf, 2, 3))) static void violation(struct observer *o,
+							    const char *fmt, ...)
 {
+	va_list ap;
+
 	if (o->st.violations++)
 		return;
-	(void)snprintf(o->st.first_violation, sizeof(o->st.first_violation), fmt, a, b,
-		       host ? 'b' : 'a'); /* truncation is fine */
+	va_start(ap, fmt);
+	(void)vsnprintf(o->st.first_violation, sizeof(o->st.first_violation), fmt,
+			ap); /* truncation is fine */
+	va_end(ap);
 }
 
-static void booted(struct observer *o, const struct gp_frame *f, int host)
+static void booted(struct observer *o, const struct gp_frame *f, char name)
 {
 	o->st.boots++;
 	o->st.last_n = 0;
@@ -54,36 +59,37 @@ static void booted(struct observer *o, const struct gp_frame *f, int host)
 		violation(o,
 			  "the guest was booted anew: id %" PRIx64 ", was %" PRIx64
 			  ", on host %c",
-			  f->boot_id, o->boot_id, host);
+			  f->boot_id, o->boot_id, name);
 }
 
 static void judge(struct observer *o, const struct gp_frame *f, int host, uint64_t now)
 {
 	struct observed *s = &o->st;
+	char name = host ? 'b' : 'a';
 
 	if (f->type == GP_FAIL) {
 		violation(o,
 			  "the guest's own check failed at n=%" PRIu64 " (%" PRIu64
 			  ") on host %c",
-			  f->n, f->mem_n, host);
+			  f->n, f->mem_n, name);
 		return;
 	}
 	if (f->type != GP_COUNT && f->type != GP_PONG)
 		return;
 	if (s->frames && f->boot_id != o->boot_id)
-		booted(o, f, host);
+		booted(o, f, name);
 	o->boot_id = f->boot_id;
 	if (s->frames && f->n <= s->last_n && f->type == GP_COUNT)
 		violation(o,
 			  "n=%" PRIu64 " after n=%" PRIu64
 			  " had been seen (host %c): output left before "
 			  "its checkpoint was safe",
-			  f->n, s->last_n, host);
+			  f->n, s->last_n, name);
 	if (f->mem_n != f->n || f->disk_n != f->n)
 		violation(o,
 			  "n=%" PRIu64 " but memory or disk say otherwise (%" PRIu64
 			  ") on host %c",
-			  f->n, f->mem_n != f->n ? f->mem_n : f->disk_n, host);
+			  f->n, f->mem_n != f->n ? f->mem_n : f->disk_n, name);
 	if (s->last_host >= 0 && host != s->last_host) {
 		s->switches++;
 		s->gap_ns = now - s->last_ns;
@@ -98,7 +104,7 @@ static void judge(struct observer *o, const struct gp_frame *f, int host, uint64
 static void take(struct observer *o)
 {
 	struct gp_frame f;
-	struct sockaddr_ll from;
+	struct sockaddr_ll from = {0};
 	socklen_t len = sizeof(from);
 	ssize_t n = recvfrom(o->sock, &f, sizeof(f), MSG_DONTWAIT,
 			     (struct sockaddr *)&from, &len);

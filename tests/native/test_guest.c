@@ -182,7 +182,7 @@ static void wait_for_fail(struct machine *m, const char *why)
 		f = frame_next(m);
 	while (f.type == GP_COUNT);
 	expect(f.type == GP_FAIL, "FAIL follows");
-	if (strcmp(f.text, why))
+	if (strcmp(f.text, why) != 0)
 		die("another failure", f.text);
 	expect(atomic_load(&m->said_fail), "FAIL on the serial port too");
 }

@@ -88,7 +88,6 @@ static void peer_gone(struct twohosts *p)
 	int host;
 
 	(void)protected_host(p);
-	before = look(p);
 	th_cut(p, 1);
 	/* What was acknowledged before the cut may still be on its way out. */
 	th_sleep_ms(100);

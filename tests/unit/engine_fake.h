@@ -292,7 +292,7 @@ static inline void fk_teardown(void *self)
 
 #define FAKE_OPS(name_, kind_)                                                 \
 	{                                                                      \
-		.name = name_, .kind = kind_, .setup = fk_setup,               \
+		.name = (name_), .kind = (kind_), .setup = fk_setup,           \
 		.sync_begin = fk_sync_begin, .sync_round = fk_sync_round,      \
 		.pause = fk_pause, .capture = fk_capture, .resume = fk_resume, \
 		.send = fk_send, .committed = fk_committed,                    \
@@ -384,11 +384,11 @@ static inline void fs_teardown(void *self)
 	fk_event(self, OP_END);
 }
 
-#define SFAKE_OPS(name_, kind_)                                                       \
-	{                                                                             \
-		.name = name_, .kind = kind_, .hello = fs_hello, .record = fs_record, \
-		.check = fs_check, .apply = fs_apply, .drop = fs_drop,                \
-		.activate = fs_activate, .teardown = fs_teardown                      \
+#define SFAKE_OPS(name_, kind_)                                                   \
+	{                                                                         \
+		.name = (name_), .kind = (kind_), .hello = fs_hello,              \
+		.record = fs_record, .check = fs_check, .apply = fs_apply,        \
+		.drop = fs_drop, .activate = fs_activate, .teardown = fs_teardown \
 	}
 static const struct standby_part_ops sfake_ops[FAKES] = {
 	SFAKE_OPS("machine", REC_KIND_MACHINE),

@@ -221,7 +221,7 @@ static void test_pvh(void)
 	int fd = file_of("initrd", 6);
 
 	CU_ASSERT_FATAL(!load_with(elf, len, fd, "hello", &e, &err));
-	CU_ASSERT(e.pvh && e.rip == TG_LOAD + (uint64_t)(tg_entry - tg_start));
+	CU_ASSERT(e.pvh && e.rip == TG_LOAD + tg_distance(tg_start, tg_entry));
 	CU_ASSERT(e.arg == BOOT_PVH_INFO);
 	CU_ASSERT(!memcmp(gm_at(gm, TG_LOAD, 16), tg_start, 16));
 	CU_ASSERT(field(BOOT_PVH_INFO, 4) == 0x336EC578 &&

@@ -183,7 +183,7 @@ static void zeroes_without_help_are_written(void)
 	CU_ASSERT_EQUAL(memcmp(got, want, 512), 0);
 	memset(want, 0, sizeof(want));
 	for (off_t at = 512; at < IMAGE - 512; at += 512)
-		if (pread(copy, got, 512, at) != 512 || memcmp(got, want, 512)) {
+		if (pread(copy, got, 512, at) != 512 || memcmp(got, want, 512) != 0) {
 			CU_FAIL("a sector is not zero");
 			break;
 		}

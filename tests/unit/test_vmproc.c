@@ -62,7 +62,7 @@ static int fake_main(const char *name)
 			(void)close(
 				VMPROTO_FD); /* like a process that is being torn down */
 			(void)pause();	     /* until killed */
-		} else if (!strcmp(op, "fence") && strcmp(name, "stubborn")) {
+		} else if (!strcmp(op, "fence") && strcmp(name, "stubborn") != 0) {
 			return VMEXIT_FENCED;
 		}
 		json_decref(msg);

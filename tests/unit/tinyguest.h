@@ -11,6 +11,7 @@
 #define TESTS_UNIT_TINYGUEST_H
 
 #include <elf.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -99,6 +100,13 @@ __asm__(
 ".globl tg_start, tg_end, tg_sipi, tg_sipi_end, tg_entry\n");
 /* clang-format on */
 
+/* How far @to is behind @from, both labels of the assembly above: parts of one block, which the
+ * compiler does not know. */
+static inline uint64_t tg_distance(const uint8_t *from, const uint8_t *to)
+{
+	return (uint64_t)((uintptr_t)to - (uintptr_t)from);
+}
+
 /* The guest as an ELF in a memfd. Returns owned, or -1. */
 static inline int tg_image(void)
 {
@@ -110,7 +118,7 @@ static inline int tg_image(void)
 		uint32_t entry;
 	} h = {0};
 	int fd = memfd_create("tinyguest", MFD_CLOEXEC);
-	size_t len = (size_t)(tg_end - tg_start);
+	size_t len = tg_distance(tg_start, tg_end);
 
 	memcpy(h.eh.e_ident, ELFMAG, SELFMAG);
 	h.eh.e_ident[EI_CLASS] = ELFCLASS64;
@@ -125,11 +133,11 @@ static inline int tg_image(void)
 			       .p_filesz = len,
 			       .p_memsz = len};
 	h.ph[1] = (Elf64_Phdr){.p_type = PT_NOTE,
-			       .p_offset = (uint64_t)((char *)&h.nh - (char *)&h),
+			       .p_offset = offsetof(__typeof__(h), nh),
 			       .p_filesz = sizeof(h.nh) + 8};
 	h.nh = (Elf64_Nhdr){.n_namesz = 4, .n_descsz = 4, .n_type = 18};
 	memcpy(h.name, "Xen", 4);
-	h.entry = (uint32_t)(TG_LOAD + (uint64_t)(tg_entry - tg_start));
+	h.entry = (uint32_t)(TG_LOAD + tg_distance(tg_start, tg_entry));
 	if (fd < 0 || write(fd, &h, sizeof(h)) != sizeof(h) ||
 	    write(fd, tg_start, len) != (ssize_t)len)
 		return -1;
@@ -140,7 +148,7 @@ static inline int tg_image(void)
 static inline int tg_prepare(struct gm *gm, uint32_t vcpus)
 {
 	uint64_t t[512] = {0};
-	int rc = gm_write(gm, TG_SIPI, tg_sipi, (uint64_t)(tg_sipi_end - tg_sipi));
+	int rc = gm_write(gm, TG_SIPI, tg_sipi, tg_distance(tg_sipi, tg_sipi_end));
 
 	rc = rc ? rc : gm_write(gm, TG_VCPUS, &vcpus, sizeof(vcpus));
 	t[0] = (TG_TABLES + 0x1000) | 7;
