@@ -70,10 +70,7 @@ static void serve(struct primary *p)
 	if (!p->cmd_head)
 		p->cmd_tail = &p->cmd_head;
 	pthread_mutex_unlock(&p->lock);
-	/* It may rightly take long: a reboot clears all memory. */
-	atomic_store(&p->tick_ns, 0);
 	rc = c->run(p, c->arg);
-	atomic_store(&p->tick_ns, clock_mono_ns());
 	pthread_mutex_lock(&p->lock);
 	c->rc = rc;
 	c->done = 1;
@@ -100,32 +97,31 @@ static uint64_t next_epoch(struct primary *p, uint64_t now)
 	return sched_next(&s);
 }
 
-static int overslept(struct primary *p, uint64_t now)
-{
-	uint64_t limit = p->cfg.frozen_us * 1000ull, last = atomic_load(&p->tick_ns);
-
-	return limit && last && now > last && now - last > limit;
-}
-
 int link_was_frozen(struct link *l)
 {
-	return overslept(l->p, clock_mono_ns()) || atomic_load(&l->frozen);
+	return watch_gaps(&l->p->watch) != l->gaps;
 }
 
 static void sleep_until(struct primary *p, uint64_t when)
 {
-	uint64_t turn = atomic_load(&p->tick_ns) + p->cfg.frozen_us * 1000ull / 4;
-	struct timespec ts;
+	struct timespec ts = {.tv_sec = (time_t)(when / 1000000000),
+			      .tv_nsec = (long)(when % 1000000000)};
 
-	if (p->link && p->cfg.frozen_us && turn < when)
-		when = turn;
-	ts = (struct timespec){.tv_sec = (time_t)(when / 1000000000),
-			       .tv_nsec = (long)(when % 1000000000)};
 	/* However it ends, the loop looks at everything again. */
 	if (when == SCHED_NEVER)
 		(void)pthread_cond_wait(&p->wake, &p->lock);
 	else
 		(void)pthread_cond_timedwait(&p->wake, &p->lock, &ts);
+}
+
+/* The watch's thread: this process stood still. */
+static void on_gap(void *arg)
+{
+	struct primary *p = arg;
+
+	pthread_mutex_lock(&p->lock);
+	pthread_cond_signal(&p->wake);
+	pthread_mutex_unlock(&p->lock);
 }
 
 /* One step of the epoch thread; locked on entry and on return. */
@@ -134,13 +130,8 @@ static void step(struct primary *p)
 	struct link *l = p->link;
 	uint64_t now = clock_mono_ns(), when = next_epoch(p, now);
 	int ended = l && l->ended, commit = l && l->acked && p->state == PRI_ARMED;
-	int frozen = l && overslept(p, now);
 
-	/* In this order: whoever sees the new tick also sees that there was a gap before it. */
-	if (frozen)
-		atomic_store(&l->frozen, 1);
-	atomic_store(&p->tick_ns, now);
-	if (frozen && !ended) {
+	if (l && !ended && link_was_frozen(l)) {
 		pthread_mutex_unlock(&p->lock);
 		link_fail(l, "this host stood still for longer than its peer waits");
 		pthread_mutex_lock(&p->lock);
@@ -279,12 +270,15 @@ static int setup_and_start(struct primary *p, struct err *err)
 			return rc;
 		}
 	}
-	rc = -pthread_create(&p->thread, NULL, epoch_main, p);
-	if (rc) {
-		teardown_first(p, p->n);
-		return err_sys(err, rc, "starting the epoch thread");
+	rc = watch_start(&p->watch, p->cfg.frozen_us * 1000ull, on_gap, p);
+	if (!rc) {
+		rc = -pthread_create(&p->thread, NULL, epoch_main, p);
+		if (!rc)
+			return 0;
+		watch_stop(&p->watch);
 	}
-	return 0;
+	teardown_first(p, p->n);
+	return err_sys(err, rc, "starting the epoch engine's threads");
 }
 
 int primary_create(const struct primary_config *cfg, const struct part *parts, unsigned n,
@@ -318,6 +312,7 @@ void primary_destroy(struct primary *p)
 	pthread_cond_signal(&p->wake);
 	pthread_mutex_unlock(&p->lock);
 	pthread_join(p->thread, NULL); /* ours, and joined by nobody else */
+	watch_stop(&p->watch);
 	teardown_first(p, p->n);
 	primary_free(p);
 }

@@ -86,6 +86,7 @@ int link_start(struct primary *p, struct tp *tp, struct err *err)
 	}
 	l->p = p;
 	l->tp = tp;
+	l->gaps = watch_gaps(&p->watch);
 	rec_stream_init(&l->rs, tp, p->term);
 	pthread_cond_init(&l->to_sender, NULL); /* default attributes: cannot fail */
 	hello_make(&l->hello, STREAM_PRIMARY, p->vm, p->kind, p->n);

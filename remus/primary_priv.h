@@ -19,6 +19,7 @@
 #include "hv/base/err.h"
 #include "remus/primary.h"
 #include "remus/stream.h"
+#include "remus/watch.h"
 #include "replication/record.h"
 
 enum { PRI_INFLIGHT_MAX = 64 };
@@ -55,8 +56,8 @@ struct link {
 	uint64_t last;		    /* that one's number + 1, once captured */
 	int bye_done; /* the standby knows that there is nothing to take over */
 	int receiver_done;
-	atomic_int frozen; /* the epoch thread found a gap between two turns of its own */
-	int ended;	   /* given up: @why says for what reason */
+	uint64_t gaps; /* of the watch, when the link was made */
+	int ended;     /* given up: @why says for what reason */
 	int peer_gone; /* the sender found out: the peer's last word may still be unread */
 	uint64_t fenced_by; /* the higher term that the peer showed, or 0 */
 	char why[ERR_MSG_MAX];
@@ -70,8 +71,7 @@ struct primary {
 	unsigned n;
 	pthread_t thread;
 	atomic_int requested; /* somebody waits for the running epoch to end */
-	_Atomic uint64_t
-		tick_ns;     /* when the epoch thread last ran; 0: it is not judged now */
+	struct watch watch;
 	uint64_t last_start; /* epoch thread: ns, 0 before the first epoch of a link */
 
 	pthread_mutex_t lock;
@@ -91,7 +91,7 @@ struct primary {
 void primary_set_state(struct primary *p, enum primary_state s, uint64_t term,
 		       const char *why);
 /* Did this process stand still for longer than its peer waits, since the link was made? Any
- * thread. The epoch thread has at least four turns in that time, so the last one tells. */
+ * thread. */
 int link_was_frozen(struct link *l);
 
 /* primary_epoch.c; epoch thread */
