@@ -63,7 +63,7 @@ run_native() {
 run_lab() {
 	local test
 	for test in tests/lab/test_*.sh; do
-		run_test "lab/$(basename "$test" .sh)" 400 "$test"
+		run_test "lab/$(basename "$test" .sh)" 600 "$test"
 	done
 }
 
