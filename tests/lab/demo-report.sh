@@ -65,6 +65,9 @@ jq -r '
 	row("client'\''s turn, p50 / p99"; "\(.client_ms.p50) / \(.client_ms.p99) ms"),
 	row("pings, sent / answered"; "\(.ping_sent) / \(.ping_answered)"),
 	row("start on host b"; "\(.activate_us) us"), "",
-	(if .ok then "the guest outlived its host" else "FAILED: see \(.client_error)" end)' "$dir/report.json"
+	(if .ok then "the guest outlived its host" elif .client_error != "" then "FAILED: the client: \(.client_error)"
+	elif (.epochs // 0) == 0 or (.term_after > .term_before | not) then
+		"FAILED: host a had lost the guest before its power was cut (see a-rhead.log)"
+	else "FAILED: something in the table above is not as it must be" end)' "$dir/report.json"
 echo "report: $dir/report.json, $dir/timeline.png"
 [ "$(jq .ok "$dir/report.json")" = true ]
