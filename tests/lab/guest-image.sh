@@ -11,7 +11,7 @@ set -euo pipefail
 . "$lab_tests/addresses.sh"
 
 out=$lab_cache/guest
-image_size=512M
+image_size=400M
 packages=(systemd-sysv udev dbus login passwd iproute2 redis-server linux-image-cloud-amd64
 	initramfs-tools zstd)
 # Jobs that a short-lived guest has no use for; each would only make its boot longer, and an
@@ -82,6 +82,11 @@ configure_guest() {
 trim_guest() {
 	local root=$1
 	rm -rf "$root"/var/cache/apt "$root"/var/lib/apt/lists/* "$root"/usr/share/{doc,man,locale,info}/*
+	# The kernel and the initrd come from outside, and this guest has few devices.
+	rm -f "$root"/boot/{vmlinuz,initrd.img,System.map,config}-*
+	find "$root"/usr/lib/modules/*/kernel/fs -mindepth 1 -maxdepth 1 ! -name autofs -exec rm -r {} +
+	rm -rf "$root"/usr/lib/modules/*/kernel/drivers/{comedi,hid,infiniband,md,scsi,target} \
+		"$root"/usr/lib/modules/*/kernel/net/{bridge,netfilter,sched,sunrpc}
 	mkdir -p "$root/var/cache/apt/archives/partial"
 }
 
@@ -102,9 +107,9 @@ make_guest() {
 		--aptopt="$options" --include="$(IFS=,; echo "${packages[*]}")" \
 		bookworm "$work/root" "$sources"
 	cp -L "$work/root/vmlinuz" "$new/vmlinuz"
+	cp -L "$work/root/initrd.img" "$new/initrd"
 	configure_guest "$work/root"
 	trim_guest "$work/root"
-	cp -L "$work/root/initrd.img" "$new/initrd"
 	truncate -s "$image_size" "$new/disk.raw"
 	mke2fs -q -t ext4 -E lazy_itable_init=0 -L guest \
 		-d "$work/root" "$new/disk.raw"
