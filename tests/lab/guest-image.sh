@@ -12,7 +12,7 @@ set -euo pipefail
 
 out=$lab_cache/guest
 image_size=400M
-packages=(systemd-sysv udev dbus login passwd iproute2 redis-server linux-image-cloud-amd64
+packages=(systemd-sysv udev acpid login passwd iproute2 redis-server linux-image-cloud-amd64
 	initramfs-tools zstd)
 # Jobs that a short-lived guest has no use for; each would only make its boot longer, and an
 # emulated processor takes seconds where a real one takes milliseconds.
@@ -25,7 +25,8 @@ masked=(apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.s
 	modprobe@efi_pstore.service modprobe@fuse.service modprobe@loop.service
 	dev-hugepages.mount dev-mqueue.mount sys-kernel-debug.mount sys-kernel-tracing.mount
 	sys-kernel-config.mount sys-fs-fuse-connections.mount
-	proc-sys-fs-binfmt_misc.automount systemd-journal-flush.service)
+	proc-sys-fs-binfmt_misc.automount systemd-journal-flush.service
+	systemd-logind.service dbus.service dbus.socket acpid.path)
 generators=(bless-boot cryptsetup debug gpt-auto hibernate-resume integritysetup rc-local run
 	system-update sysv veritysetup network)
 
@@ -62,7 +63,9 @@ configure_guest() {
 		[Install]
 		WantedBy=multi-user.target
 	N
-	chroot "$root" systemctl -q enable guest-address.service redis-server.service
+	# The power button without logind, which needs D-Bus: two more services to wait for.
+	printf 'event=button/power.*\naction=/sbin/poweroff\n' > "$root/etc/acpi/events/power"
+	chroot "$root" systemctl -q enable guest-address.service redis-server.service acpid.service
 	chroot "$root" systemctl -q set-default multi-user.target
 	mkdir -p "$root/etc/systemd/journald.conf.d" "$root/etc/systemd/system-generators"
 	printf '[Journal]\nStorage=volatile\n' > "$root/etc/systemd/journald.conf.d/guest.conf"
@@ -76,6 +79,15 @@ configure_guest() {
 	done
 	# Whoever has the console of a test guest may log in.
 	chroot "$root" passwd -q -d root
+}
+
+# Debian's initrd with what this machine's hypervisor shows, instead of drivers for every machine.
+make_initrd() {
+	local root=$1
+	echo 'MODULES=list' > "$root/etc/initramfs-tools/conf.d/guest"
+	printf '%s\n' virtio_pci virtio_blk ext4 >> "$root/etc/initramfs-tools/modules"
+	chroot "$root" update-initramfs -u -k all > /dev/null
+	cp -L "$root/initrd.img" "$2"
 }
 
 # What only takes room: the disk is read by two hosts again and again.
@@ -107,7 +119,7 @@ make_guest() {
 		--aptopt="$options" --include="$(IFS=,; echo "${packages[*]}")" \
 		bookworm "$work/root" "$sources"
 	cp -L "$work/root/vmlinuz" "$new/vmlinuz"
-	cp -L "$work/root/initrd.img" "$new/initrd"
+	make_initrd "$work/root" "$new/initrd"
 	configure_guest "$work/root"
 	trim_guest "$work/root"
 	truncate -s "$image_size" "$new/disk.raw"

@@ -7,7 +7,8 @@
 #   rhea_ctl HOST ARGS...     rheactl there
 #   rhea_vm HOST              its view of the VM, as compact JSON; empty if it does not answer
 #   rhea_is HOST FILTER       whether a jq filter holds for that view
-#   rhea_boot_guest           VM started on A until its redis answers
+#   rhea_boot_guest           VM started on A until its network is up
+#   rhea_await_redis          until its redis answers
 #   rhea_protect              wait until host B can carry on
 #   rhea_stop_guest HOST      power button, until it is off
 #   disk_counter IMAGE KEY    what redis left on a disk for a counter
@@ -17,7 +18,7 @@
 
 vm=guest
 guest_cmdline="console=ttyS0 root=/dev/vda rw quiet net.ifnames=0 mitigations=off apparmor=0 audit=0 \
-systemd.show_status=no fsck.mode=skip panic=-1"
+selinux=0 cryptomgr.notests rcupdate.rcu_expedited=1 systemd.show_status=no fsck.mode=skip panic=-1"
 
 # Both hosts' heartbeats go over the pair's own wire and over the clients' network. A first write to
 # a page costs a guest here 85 us instead of 1 us, so epochs are as much longer than the default as
@@ -120,10 +121,19 @@ redis_answers() {
 	[ "$(lab_in timeout 2 redis-cli -h "$guest_ip" ping 2>/dev/null)" = PONG ]
 }
 
+guest_is_on_net() {
+	lab_in ping -c 1 -W 1 "$guest_ip" > /dev/null 2>&1
+}
+
 rhea_boot_guest() {
 	rhea_ctl a vm start $vm > "$lab_dir/start.log" || die_with a "the VM does not start"
 	host_spawn a console "script -qfc '$B/rheactl vm console $vm' /dev/null"
-	poll=0.5 step "booting Debian in the guest" wait_until 300 redis_answers ||
+	poll=0.5 step "booting Debian in the guest" wait_until 300 guest_is_on_net ||
+		die_with a "the guest does not come to the network"
+}
+
+rhea_await_redis() {
+	poll=0.5 step "waiting for its redis" wait_until 120 redis_answers ||
 		die_with a "redis in the guest does not answer"
 }
 
