@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -223,6 +224,35 @@ static void close_waits_for_what_is_in_flight(void)
 	CU_ASSERT_TRUE(file_is(0, 300 * 512, 1));
 }
 
+static struct io orphans[120];
+
+static void *submit_and_end(void *arg)
+{
+	for (unsigned i = 0; i < 120; i++)
+		start(&orphans[i], i % 2 ? BLK_WRITE : BLK_FLUSH, 0, i % 2 ? IMAGE : 0,
+		      1);
+	return NULL;
+}
+
+/* After a takeover a thread that soon ends starts again what was under way. The kernel cancels what
+ * such a thread left waiting for one of its workers. */
+static void what_an_ended_thread_began_is_done(void)
+{
+	unsigned wrong = 0;
+	pthread_t t;
+
+	new_image(IMAGE);
+	CU_ASSERT_EQUAL_FATAL(pthread_create(&t, NULL, submit_and_end, NULL), 0);
+	pthread_join(t, NULL);
+	for (unsigned i = 0; i < 120; i++) {
+		finish(&orphans[i]);
+		blk_data_put(orphans[i].r.data);
+		wrong += orphans[i].status != 0;
+	}
+	CU_ASSERT_EQUAL(wrong, 0);
+	close_image();
+}
+
 static void errors_are_told(void)
 {
 	struct io io;
@@ -283,6 +313,8 @@ int main(void)
 		{"zeroes without help are written", zeroes_without_help_are_written},
 		{"many at once all end", many_at_once_all_end},
 		{"close waits for what is in flight", close_waits_for_what_is_in_flight},
+		{"what an ended thread began is done",
+		 what_an_ended_thread_began_is_done},
 		{"errors are told", errors_are_told},
 		{"odd ends are not shown", odd_ends_are_not_shown},
 		{"what is no image is refused", what_is_no_image_is_refused},
