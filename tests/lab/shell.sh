@@ -4,6 +4,7 @@
 #   shell.sh               a shell with the commands a, b and client; without a terminal it
 #                          reads the commands from its standard input
 #   a [COMMAND...]         a shell, or one command, on host a (b: on host b)
+#   standby                start rhead on host b
 #   client COMMAND...      on the clients' network
 #   power-cut a|b          SIGKILL for a host's emulator
 set -euo pipefail
@@ -34,6 +35,14 @@ make_commands() {
 	for host in a b; do
 		make_host_command $host
 	done
+	cat > "$lab_dir/bin/standby" <<-C
+		#!/usr/bin/env bash
+		export B=$B
+		. $lab_tests/rhea.sh
+		lab_ns=$lab_ns lab_dir=$lab_dir
+		host_pid[b]=${host_pid[b]}
+		rhea_daemon b
+	C
 	cat > "$lab_dir/bin/client" <<-C
 		#!/usr/bin/env bash
 		exec nsenter --net=/run/netns/$lab_ns "\$@"
@@ -51,13 +60,14 @@ make_commands() {
 
 rhea_begin
 rhea_daemon a
-rhea_daemon b
 make_commands
 cat <<T
 
-Two hosts are up, each with rhead; the arbiter is etcd on the clients' network.
+Two hosts are up, host a with rhead; the arbiter is etcd on the clients' network.
   a, b                       a shell on that host; a COMMAND... for one command
-  a rheactl vm start $vm   boot the guest, protected; a rheactl status says how far it is
+  a rheactl vm start $vm   boot the guest; a rheactl status says how far it is
+  standby                    rhead on host b: best once the guest is up, for a boot that is protected
+                             takes minutes in emulation
   client COMMAND...          on the clients' network: client redis-cli -h $guest_ip incr x
   power-cut a                SIGKILL for the host's emulator
   exit                       takes everything down
