@@ -77,6 +77,13 @@ static int store(struct dr_disk *d, const struct told *t, const void *p, struct 
 	return 0;
 }
 
+int dr_standby_zero(const struct dr_disk *d, uint64_t c)
+{
+	struct dr_digest zero = dr_digest_zero(dr_chunk_len(&d->img, c));
+
+	return !memcmp(&d->digests[c], &zero, sizeof(zero));
+}
+
 static int all_told(const struct diskrep *dr)
 {
 	for (uint32_t i = 0; i < dr->disks; i++)

@@ -12,6 +12,7 @@
 #include <event2/event.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 static void no_trigger(void *arg, const char *why)
@@ -36,11 +37,17 @@ int diskrep_create(size_t limit_bytes, struct loop *loop, struct epoch_trigger t
 		   struct diskrep **dr_out, struct err *err)
 {
 	struct diskrep *dr = calloc(1, sizeof(*dr));
+	pthread_condattr_t mono;
 
 	*dr_out = NULL;
 	if (!dr)
 		return err_set(err, -ENOMEM, "disk replication: out of memory");
 	pthread_mutex_init(&dr->lock, NULL);
+	pthread_condattr_init(&mono); /* with this attribute: cannot fail */
+	pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
+	pthread_cond_init(&dr->compare.ended, &mono);
+	pthread_condattr_destroy(&mono);
+	dr->compare.alive_ms = 500;
 	dr->loop = loop;
 	dr->trigger = trigger;
 	if (!trigger.request)
@@ -67,6 +74,7 @@ void diskrep_destroy(struct diskrep *dr)
 
 	if (!dr)
 		return;
+	dr_compare_end(dr);
 	if (dr->heir_of)
 		drs_flusher_on_end(dr->heir_of, NULL, NULL);
 	if (dr->wake)
@@ -82,6 +90,7 @@ void diskrep_destroy(struct diskrep *dr)
 		dr->pool = q->next;
 		free(q);
 	}
+	pthread_cond_destroy(&dr->compare.ended);
 	pthread_mutex_destroy(&dr->lock);
 	free(dr);
 }

@@ -15,8 +15,8 @@
  * unlinked: a standby that returns is compared as a whole (digests), which also undoes what a
  * returning old primary wrote after its last commit.
  *
- * Why the sync loses no write. A request marks its chunks when it is done, and the sender clears a
- * chunk's mark before it reads the chunk. So a write that is done before the first capture is
+ * Why the sync loses no write. A request marks its chunks when it is done, and whoever reads a
+ * chunk, to compare or to send it, clears its mark before. So a write that is done before the first capture is
  *   - read as a whole, if the read began after the write was done; or
  *   - marked after the read began (which may have seen old, torn or new data), and sent again; or
  *   - done before the marks began, and then before any read.
@@ -89,6 +89,16 @@ struct dr_disk {
 	uint64_t digests_known;
 };
 
+/* The thread that compares images, compare.c. */
+struct dr_compare {
+	pthread_t thread;
+	int running; /* @thread has to be joined; the engine's and the sender's, one after the other */
+	pthread_cond_t ended;
+	int alive_ms;	    /* how long the standby may hear nothing */
+	int done, stop, rc; /* under lock */
+	uint32_t disk;	    /* the one that @rc is about */
+};
+
 struct diskrep {
 	pthread_mutex_t lock;
 	struct loop *loop;
@@ -111,6 +121,7 @@ struct diskrep {
 	struct dr_list *open, *sealed, **sealed_tail, *spare;
 	uint64_t queued; /* cost of open and sealed */
 
+	struct dr_compare compare;
 	int peer_told;	 /* the standby's digests are complete */
 	unsigned rounds; /* of pre-copy that are done */
 	uint64_t dirty_chunks;
@@ -161,11 +172,21 @@ int dr_sync_round(void *self, struct rec_sink *sink, uint64_t *left_out, struct 
 /* The chunks that are still marked, appended to @l. The guest stands still; no lock. */
 int dr_sync_rest(struct diskrep *dr, struct dr_list *l, struct err *err);
 void dr_marks_forget(struct diskrep *dr); /* under lock */
+/* Clear a chunk's mark. Was it set? No lock. */
+int dr_unmark(struct dr_disk *d, uint64_t c);
+
+/* compare.c: no lock. Begin once the mode is SYNC and the digests are complete. */
+int dr_compare_begin(struct diskrep *dr, struct err *err);
+/* Until all chunks that differ are marked. 0, or an error of the sink or of reading. */
+int dr_compare_wait(struct diskrep *dr, struct rec_sink *sink, struct err *err);
+void dr_compare_end(struct diskrep *dr); /* sooner, if it still runs */
 
 /* digests.c: the standby's hello comes in. */
 int dr_peer_record(void *self, uint16_t type, const void *p, size_t len, struct err *err);
 
 void dr_digests_forget(struct diskrep *dr); /* under lock */
+/* The chunk is zeroes there, as the hello told. Valid while @digests are. */
+int dr_standby_zero(const struct dr_disk *d, uint64_t c);
 
 /* send.c: an epoch's records, and single chunks for the sync. */
 struct dr_sent {

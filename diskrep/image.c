@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -93,9 +94,22 @@ struct dr_digest dr_digest_of(const void *p, uint32_t len)
 	return d;
 }
 
+static struct dr_digest full_zero;
+
+static void make_full_zero(void)
+{
+	full_zero = dr_digest_of(zeroes, DR_CHUNK);
+}
+
+/* Asked for each chunk of a sparse disk. */
 struct dr_digest dr_digest_zero(uint32_t len)
 {
-	return dr_digest_of(zeroes, len);
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	if (len != DR_CHUNK)
+		return dr_digest_of(zeroes, len);
+	pthread_once(&once, make_full_zero); /* cannot fail */
+	return full_zero;
 }
 
 int dr_image_write(const struct dr_image *img, const void *p, uint64_t len,

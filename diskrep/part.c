@@ -120,6 +120,7 @@ static void dr_unlinked(void *self)
 	struct dr_list *open, *sealed;
 	int wake;
 
+	dr_compare_end(dr);
 	pthread_mutex_lock(&dr->lock);
 	dr->mode = DR_OFF;
 	open = dr->open;

@@ -11,10 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-	ALIVE_CHUNKS = 1024, /* compared in a row with nothing to send */
-	BEHIND_MIN = 16,     /* chunks that may be marked at least before writers wait */
-};
+enum { BEHIND_MIN = 16 }; /* chunks that may be marked at least before writers wait */
 
 /* What one round works with. */
 struct round {
@@ -23,7 +20,6 @@ struct round {
 	uint8_t *chunk, *room; /* DR_CHUNK bytes each */
 	struct dr_disk *d;
 	uint64_t zero_first, zero_count; /* a run that is not sent yet */
-	unsigned quiet;
 	struct dr_sent sent;
 };
 
@@ -54,7 +50,7 @@ void dr_marks_forget(struct diskrep *dr)
 	dr->rounds = 0;
 }
 
-/* The first round looks at everything and may take long: nobody waits for it. Then the rest
+/* The first round sends all that differs and may take long: nobody waits for it. Then the rest
  * must fit the buffer, and shrink. */
 int dr_sync_behind(const struct diskrep *dr)
 {
@@ -71,6 +67,7 @@ int dr_sync_begin(void *self, struct rec_sink *sink, struct err *err)
 	struct diskrep *dr = self;
 	int rc = 0;
 
+	dr_compare_end(dr);
 	pthread_mutex_lock(&dr->lock);
 	dr_marks_forget(dr);
 	if (!dr->peer_told)
@@ -86,11 +83,10 @@ int dr_sync_begin(void *self, struct rec_sink *sink, struct err *err)
 	else
 		dr->mode = DR_SYNC;
 	pthread_mutex_unlock(&dr->lock);
-	return rc;
+	return rc ? rc : dr_compare_begin(dr, err);
 }
 
-/* Clear a chunk's mark. Was it set? */
-static int unmark(struct dr_disk *d, uint64_t c)
+int dr_unmark(struct dr_disk *d, uint64_t c)
 {
 	struct diskrep *dr = d->dr;
 	uint64_t bit = UINT64_C(1) << (c % 64);
@@ -150,57 +146,37 @@ static int send_zero(struct round *r, uint64_t c)
 	return rc;
 }
 
-/* Does the standby have these bytes already? @zero: they are zeroes, and not in r->chunk. */
-static int standby_has(const struct round *r, uint64_t c, int zero)
+static int is_same(struct diskrep *dr)
 {
-	uint32_t len = dr_chunk_len(&r->d->img, c);
-	struct dr_digest ours = zero ? dr_digest_zero(len) : dr_digest_of(r->chunk, len);
-
-	return !memcmp(&r->d->digests[c], &ours, sizeof(ours));
-}
-
-static int same_chunk(struct round *r)
-{
-	int rc = 0;
-
-	pthread_mutex_lock(&r->dr->lock);
-	r->dr->chunks_same++;
-	pthread_mutex_unlock(&r->dr->lock);
-	if (++r->quiet == ALIVE_CHUNKS) {
-		rc = rec_put(r->sink, DR_REC_ALIVE, REC_EPOCH_SYNC, NULL, 0);
-		r->quiet = 0;
-	}
-	return rc;
+	pthread_mutex_lock(&dr->lock);
+	dr->chunks_same++;
+	pthread_mutex_unlock(&dr->lock);
+	return 0;
 }
 
 /* The chunk's mark was cleared before: whatever is written from now on sets it again. */
-static int sync_chunk(struct round *r, uint64_t c, int compare)
+static int sync_chunk(struct round *r, uint64_t c)
 {
 	int zero = dr_chunk_load(&r->d->img, c, r->chunk);
 
 	if (zero < 0)
 		return zero;
-	if (compare && standby_has(r, c, zero))
-		return same_chunk(r);
-	r->quiet = 0;
+	if (zero && r->d->digests && dr_standby_zero(r->d, c))
+		return is_same(r->dr);
 	if (zero)
 		return send_zero(r, c);
 	return dr_send_chunk(r->dr, r->d, REC_EPOCH_SYNC, c, 1, r->chunk, r->room,
 			     r->sink, &r->sent);
 }
 
-static int sync_disk(struct round *r, int compare)
+static int sync_disk(struct round *r)
 {
-	uint64_t c, chunks = r->d->img.chunks;
+	uint64_t chunks = r->d->img.chunks;
 	int rc = 0;
 
-	for (c = 0; !rc && compare && c < chunks; c++) {
-		(void)unmark(r->d, c); /* looked at in any case */
-		rc = sync_chunk(r, c, 1);
-	}
-	for (c = 0; !rc && !compare && (c = next_marked(r->d, c)) < chunks; c++) {
-		(void)unmark(r->d, c); /* only this thread clears: it was set */
-		rc = sync_chunk(r, c, 0);
+	for (uint64_t c = 0; !rc && (c = next_marked(r->d, c)) < chunks; c++) {
+		(void)dr_unmark(r->d, c); /* only this thread clears now: it was set */
+		rc = sync_chunk(r, c);
 	}
 	return rc ? rc : send_zero_run(r);
 }
@@ -212,13 +188,17 @@ int dr_sync_round(void *self, struct rec_sink *sink, uint64_t *left_out, struct 
 	uint32_t i = 0;
 	int rc = 0;
 
+	if (!dr->rounds)
+		rc = dr_compare_wait(dr, sink, err);
+	if (rc)
+		return rc;
 	r.chunk = aligned_alloc(4096, DR_CHUNK);
 	r.room = malloc(DR_CHUNK);
 	if (!r.chunk || !r.room)
 		rc = -ENOMEM;
 	for (; !rc && i < dr->disks; i++) {
 		r.d = &dr->disk[i];
-		rc = sync_disk(&r, dr->rounds == 0);
+		rc = sync_disk(&r);
 	}
 	free(r.chunk);
 	free(r.room);
