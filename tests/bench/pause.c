@@ -35,7 +35,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { RAM = 128 << 20, INTERVAL_US = 25000, TURNS_MAX = 16 };
+enum { RAM = 128 << 20, TURNS_MAX = 16 };
+
+/* The default interval; for many pages as long as a guest needs here to write them (a first write
+ * costs it up to 10 us). */
+static unsigned interval_us(unsigned pages)
+{
+	return pages * 20 > 25000 ? pages * 20 : 25000;
+}
 
 static void die(struct err *e, const char *what)
 {
@@ -130,7 +137,7 @@ static void bare_turn(int kvm_fd, int guest_fd, unsigned pages, unsigned seconds
 	ram = gm_base(vm_gm(b.vm));
 	end = clock_mono_ns() + seconds * 1000000000ull;
 	for (unsigned i = 0; clock_mono_ns() < end; i++) {
-		sleep_us(INTERVAL_US);
+		sleep_us(interval_us(pages));
 		if (vm_pause(b.vm))
 			die(&e, "vm_pause");
 		t0 = clock_mono_ns();
@@ -217,10 +224,10 @@ struct engine_turn {
 	struct standby *standby;
 };
 
-static void make_engines(struct engine_turn *t)
+static void make_engines(struct engine_turn *t, unsigned pages)
 {
 	struct primary_config pc = {.vm = "bench",
-				    .interval_us = INTERVAL_US,
+				    .interval_us = interval_us(pages),
 				    .min_interval_us = 1000,
 				    .max_inflight = 4,
 				    .on_state = on_primary};
@@ -260,7 +267,7 @@ static void engine_turn(int kvm_fd, int guest_fd, unsigned pages, unsigned secon
 	make_vm(&t.s, kvm_fd);
 	boot(&t.p, guest_fd, pages);
 	atomic_store(&state, PRI_ALONE);
-	make_engines(&t);
+	make_engines(&t, pages);
 	end = clock_mono_ns() + 20000000000ull;
 	while (atomic_load(&state) != PRI_PROTECTED) {
 		if (clock_mono_ns() > end)
