@@ -16,7 +16,8 @@
  * returning old primary wrote after its last commit.
  *
  * Why the sync loses no write. A request marks its chunks when it is done, and whoever reads a
- * chunk, to compare or to send it, clears its mark before. So a write that is done before the first capture is
+ * chunk, to compare or to send it, clears its mark before. So a write that is done before the
+ * first capture is
  *   - read as a whole, if the read began after the write was done; or
  *   - marked after the read began (which may have seen old, torn or new data), and sent again; or
  *   - done before the marks began, and then before any read.
@@ -92,7 +93,8 @@ struct dr_disk {
 /* The thread that compares images, compare.c. */
 struct dr_compare {
 	pthread_t thread;
-	int running; /* @thread has to be joined; the engine's and the sender's, one after the other */
+	int running; /* @thread has to be joined; touched by the sender, and after its end by the
+		      * engine's thread */
 	pthread_cond_t ended;
 	int alive_ms;	    /* how long the standby may hear nothing */
 	int done, stop, rc; /* under lock */

@@ -21,7 +21,7 @@ guest_cmdline="console=ttyS0 root=/dev/vda rw quiet net.ifnames=0 mitigations=of
 selinux=0 cryptomgr.notests rcupdate.rcu_expedited=1 systemd.show_status=no fsck.mode=skip panic=-1"
 
 # Both hosts' heartbeats go over the pair's own wire and over the clients' network. A first write to
-# a page costs a guest here 85 us instead of 1 us, so epochs are as much longer than the default as
+# a page costs a guest here some hundred times what it costs on hardware, so epochs are as much longer than the default as
 # leaves it most of its processor.
 rhea_config() {
 	local host comma=,
