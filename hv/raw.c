@@ -134,8 +134,8 @@ static int more_to_do(struct blk_req *r, int res, int *status_out)
 	uint32_t done = req_done(r);
 
 	*status_out = 0;
-	/* Nobody here cancels: the kernel does that to what waits for a worker of a thread that
-	 * has ended (after a takeover one that lives shortly starts again what was under way). */
+	/* Nobody here cancels. The kernel may, when the thread that submitted has ended: after a
+	 * takeover a short-lived one starts again what was under way. (Not seen to happen.) */
 	if (res == -EINTR || res == -EAGAIN || res == -ECANCELED)
 		return 1;
 	if (r->op == BLK_ZEROES && !req_plain_zeroes(r) && res == -EOPNOTSUPP) {
