@@ -63,8 +63,10 @@ configure_guest() {
 		[Install]
 		WantedBy=multi-user.target
 	N
-	# The power button without logind, which needs D-Bus: two more services to wait for.
-	printf 'event=button/power.*\naction=/sbin/poweroff\n' > "$root/etc/acpi/events/power"
+	# The power button without logind, which needs D-Bus: two more services to wait for. Forced: all
+	# processes are told to end and the disk is unmounted, but no unit is stopped one by one.
+	printf 'event=button/power.*\naction=/bin/systemctl --force poweroff\n' \
+		> "$root/etc/acpi/events/power"
 	chroot "$root" systemctl -q enable guest-address.service redis-server.service acpid.service
 	chroot "$root" systemctl -q set-default multi-user.target
 	mkdir -p "$root/etc/systemd/journald.conf.d" "$root/etc/systemd/system-generators"
@@ -97,8 +99,11 @@ trim_guest() {
 	# The kernel and the initrd come from outside, and this guest has few devices.
 	rm -f "$root"/boot/{vmlinuz,initrd.img,System.map,config}-*
 	find "$root"/usr/lib/modules/*/kernel/fs -mindepth 1 -maxdepth 1 ! -name autofs -exec rm -r {} +
-	rm -rf "$root"/usr/lib/modules/*/kernel/drivers/{comedi,hid,infiniband,md,scsi,target} \
+	rm -rf "$root"/usr/lib/modules/*/kernel/drivers/{comedi,gpu,hid,infiniband,md,scsi,target} \
 		"$root"/usr/lib/modules/*/kernel/net/{bridge,netfilter,sched,sunrpc}
+	# Names of devices that it will never have, character sets, and what only packages' scripts use.
+	rm -rf "$root"/usr/lib/udev/hwdb.* "$root"/usr/share/perl \
+		"$root"/usr/lib/x86_64-linux-gnu/{gconv,perl,libperl.so*}
 	mkdir -p "$root/var/cache/apt/archives/partial"
 }
 
