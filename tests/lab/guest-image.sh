@@ -26,7 +26,9 @@ masked=(apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.s
 	dev-hugepages.mount dev-mqueue.mount sys-kernel-debug.mount sys-kernel-tracing.mount
 	sys-kernel-config.mount sys-fs-fuse-connections.mount
 	proc-sys-fs-binfmt_misc.automount systemd-journal-flush.service
-	systemd-logind.service dbus.service dbus.socket acpid.path)
+	systemd-logind.service dbus.service dbus.socket acpid.path
+	systemd-ask-password-console.path systemd-ask-password-wall.path getty-static.service
+	systemd-modules-load.service kmod-static-nodes.service systemd-sysctl.service)
 generators=(bless-boot cryptsetup debug gpt-auto hibernate-resume integritysetup rc-local run
 	system-update sysv veritysetup network)
 
