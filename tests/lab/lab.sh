@@ -25,7 +25,7 @@
 # shellcheck source=tests/lab/addresses.sh
 . "$lab_tests/addresses.sh"
 
-declare -A host_pid=()
+declare -A host_pid=() host_disk=()
 lab_pids=()
 host_memory=${LAB_HOST_MEMORY:-2560}
 
@@ -107,8 +107,10 @@ lab_spawn() {
 host_nic() {
 	local tap=$1-$2 number
 	number=$(host_number "$1")
-	lab_in ip tuntap add dev "$tap" mode tap
-	lab_in ip link set "$tap" master "$2" up
+	if ! lab_in ip link show "$tap" > /dev/null 2>&1; then
+		lab_in ip tuntap add dev "$tap" mode tap
+		lab_in ip link set "$tap" master "$2" up
+	fi
 	echo "-netdev tap,id=$2,ifname=$tap,script=no,downscript=no
 		-device virtio-net-pci,romfile=,netdev=$2,mac=52:54:00:88:$3:$number"
 }
@@ -121,6 +123,8 @@ host_nic() {
 host_start() {
 	local host=$1 disk=${2:-} dir=$lab_dir/$1 nics
 	mkdir -p "$dir/run"
+	rm -f "$dir/up"
+	host_disk[$host]=$disk
 	nics="$(host_nic "$host" client 01) $(host_nic "$host" repl 02) $(host_nic "$host" mgmt 03)"
 	# shellcheck disable=SC2086 # words are wanted
 	lab_spawn "host-$host" qemu-system-x86_64 -name "rhea-lab-$host" -nodefaults -no-user-config \
@@ -147,11 +151,20 @@ host_is_up() {
 	[ -e "$lab_dir/$1/up" ] || ! host_is_alive "$1"
 }
 
+# About one power-on in a hundred ends in a host one of whose emulated processors never wakes up again
+# ("timer wakeup didn't happen"). Nothing of ours runs there yet: off and on again, and say so.
 host_wait() {
-	if ! wait_until 240 host_is_up "$1" || ! host_is_alive "$1"; then
+	local try
+	for try in 1 2 3; do
+		if wait_until 60 host_is_up "$1" && host_is_alive "$1"; then
+			return
+		fi
 		tail -n 20 "$lab_dir/host-$1.log" "$lab_dir/$1/power-on.log" >&2
-		die "host $1 did not come up"
-	fi
+		[ "$try" != 3 ] || die "host $1 did not come up"
+		say "host $1 stands still in its power-on: switching it off and on again"
+		host_kill "$1" || true
+		host_start "$1" "${host_disk[$1]}"
+	done
 }
 
 host_kill() {
