@@ -159,7 +159,7 @@ host_wait() {
 		if wait_until 60 host_is_up "$1" && host_is_alive "$1"; then
 			return
 		fi
-		tail -n 20 "$lab_dir/host-$1.log" "$lab_dir/$1/power-on.log" >&2
+		tail -n 20 "$lab_dir/host-$1.log" "$lab_dir/$1/power-on.log" >&2 || true
 		[ "$try" != 3 ] || die "host $1 did not come up"
 		say "host $1 stands still in its power-on: switching it off and on again"
 		host_kill "$1" || true
