@@ -151,16 +151,16 @@ host_is_up() {
 	[ -e "$lab_dir/$1/up" ] || ! host_is_alive "$1"
 }
 
-# About one power-on in a hundred ends in a host one of whose emulated processors never wakes up again
+# Some power-ons end in a host one of whose emulated processors never wakes up again
 # ("timer wakeup didn't happen"). Nothing of ours runs there yet: off and on again, and say so.
 host_wait() {
-	local try
-	for try in 1 2 3; do
-		if wait_until 60 host_is_up "$1" && host_is_alive "$1"; then
+	local seconds
+	for seconds in 20 40 180; do # 2 s on a quiet machine
+		if wait_until $seconds host_is_up "$1" && host_is_alive "$1"; then
 			return
 		fi
 		tail -n 20 "$lab_dir/host-$1.log" "$lab_dir/$1/power-on.log" >&2 || true
-		[ "$try" != 3 ] || die "host $1 did not come up"
+		[ $seconds != 180 ] || die "host $1 did not come up"
 		say "host $1 stands still in its power-on: switching it off and on again"
 		host_kill "$1" || true
 		host_start "$1" "${host_disk[$1]}"
