@@ -42,11 +42,13 @@ bins     := $(patsubst %,$(B)/%,$(foreach p,$(programs),$(if $(wildcard ctl/$(p)
 unit_src  := $(wildcard tests/unit/test_*.c)
 unit_bin  := $(unit_src:%.c=$(B)/%)
 fuzz_src  := $(wildcard tests/fuzz/fuzz_*.c)
-# In tests/native each test_*.c is a program, the rest is their harness.
-tool_src  := $(wildcard tests/native/test_*.c tests/bench/*.c tests/lab/*.c)
+# In tests/native each test_*.c is a program, the rest is their harness; likewise bench_*.c.
+tool_src  := $(wildcard tests/native/test_*.c tests/bench/bench_*.c tests/lab/*.c)
 tool_bin  := $(tool_src:%.c=$(B)/%)
 harness   := $(patsubst %.c,$(B)/%.o,$(filter-out tests/native/test_%,$(wildcard tests/native/*.c)))
+bench_kit := $(patsubst %.c,$(B)/%.o,$(filter-out tests/bench/bench_%,$(wildcard tests/bench/*.c)))
 $(filter $(B)/tests/native/%,$(tool_bin)): $(harness)
+$(filter $(B)/tests/bench/%,$(tool_bin)): $(bench_kit)
 guest_src := $(wildcard tests/guest/*.c tests/guest/*.S)
 guest_bin := $(if $(guest_src),$(B)/tests/guest/guest.elf)
 
@@ -73,7 +75,7 @@ $(bins): $(B)/%: $(B)/ctl/%.o $(B)/librhea.a
 
 $(unit_bin) $(tool_bin): $(B)/%: $(B)/%.o $(B)/librhea.a
 	$(say) LD $@
-	$(Q)$(CC) $(ALL_LDFLAGS) $^ -o $@ $(PKG_LIBS) -lcunit -lm
+	$(Q)$(CC) $(ALL_LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) -o $@ $(PKG_LIBS) -lcunit -lm
 .PRECIOUS: $(B)/%.o
 
 # The ring-3 guest is freestanding: no libc, no sanitizer, always gcc.

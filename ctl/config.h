@@ -89,6 +89,8 @@ struct config_vm {
 	char initrd[PATH_MAX]; /* "" = none */
 	char cmdline[CONFIG_CMDLINE_MAX];
 	unsigned interval_us, min_interval_us;
+	unsigned latency_target_us;
+	unsigned overhead_cap; /* per cent */
 	unsigned inflight;     /* epochs captured and not acked, at most */
 	uint64_t delta_cache;  /* bytes */
 	uint64_t netbuf_limit; /* bytes */

@@ -16,26 +16,13 @@
 #define MIB (1ull << 20)
 #define GIB (1ull << 30)
 
-static const char *const vm_keys[] = {"name",
-				      "host",
-				      "memory",
-				      "vcpus",
-				      "cpu",
-				      "kernel",
-				      "initrd",
-				      "cmdline",
-				      "interval_ms",
-				      "interval_us",
-				      "min_interval_us",
-				      "inflight",
-				      "delta_cache",
-				      "netbuf_limit",
-				      "disk_buffer",
-				      "policy",
-				      "autostart",
-				      "disks",
-				      "nets",
-				      NULL};
+static const char *const vm_keys[] = {
+	"name",		"host",	       "memory",	  "vcpus",
+	"cpu",		"kernel",      "initrd",	  "cmdline",
+	"interval_ms",	"interval_us", "min_interval_us", "latency_target_us",
+	"overhead_cap", "inflight",    "delta_cache",	  "netbuf_limit",
+	"disk_buffer",	"policy",      "autostart",	  "disks",
+	"nets",		NULL};
 static const char *const disk_keys[] = {"path", "serial", "read_only", NULL};
 static const char *const net_keys[] = {"tap", "bridge", "mac", "mtu", NULL};
 
@@ -204,7 +191,7 @@ static int read_interval(struct config_reader *r, config_setting_t *s,
 	double f;
 	int rc;
 
-	rc = config_uint(r, s, "interval_us", 25000, 500, 10000000, &us);
+	rc = config_uint(r, s, "interval_us", 25000, 200, 10000000, &us);
 	if (rc)
 		return rc;
 	if (ms) {
@@ -219,15 +206,29 @@ static int read_interval(struct config_reader *r, config_setting_t *s,
 			return config_fail(
 				r, ms, -EINVAL,
 				"must be a number of milliseconds, like 25 or 2.5");
-		if (!(f >= 0.5 && f <= 10000))
+		if (!(f >= 0.2 && f <= 10000))
 			return config_fail(r, ms, -ERANGE,
-					   "out of range; give 0.5 to 10000");
+					   "out of range; give 0.2 to 10000");
 		us = (uint64_t)(f * 1000 + 0.5);
 	}
 	v->interval_us = (unsigned)us;
-	rc = config_uint(r, s, "min_interval_us", us < 1000 ? us : 1000, 100, us, &us);
+	rc = config_uint(r, s, "min_interval_us", us < 200 ? us : 200, 100, us, &us);
 	v->min_interval_us = (unsigned)us;
 	return rc;
+}
+
+/* What the epoch controller is to keep (remus/control.h). */
+static int read_latency(struct config_reader *r, config_setting_t *s, struct config_vm *v)
+{
+	uint64_t us, cap;
+	int rc = config_uint(r, s, "latency_target_us", 500, 0, 10000000, &us);
+
+	rc = rc ? rc : config_uint(r, s, "overhead_cap", 20, 1, 100, &cap);
+	if (rc)
+		return rc;
+	v->latency_target_us = (unsigned)us;
+	v->overhead_cap = (unsigned)cap;
+	return 0;
 }
 
 static int read_cpu(struct config_reader *r, config_setting_t *s, struct config_vm *v)
@@ -348,6 +349,8 @@ static int read_vm(struct config_reader *r, config_setting_t *s, struct config *
 		rc = read_cpu(r, s, v);
 	if (!rc)
 		rc = read_interval(r, s, v);
+	if (!rc)
+		rc = read_latency(r, s, v);
 	if (!rc)
 		rc = read_policy(r, s, v);
 	if (!rc)

@@ -170,6 +170,8 @@ static int build_primary(struct vmm *m, struct err *err)
 		.vm = s->vm,
 		.interval_us = s->interval_us,
 		.min_interval_us = s->min_interval_us,
+		.latency_target_us = s->latency_target_us,
+		.overhead_cap = s->overhead_cap,
 		.max_inflight = s->inflight,
 		.frozen_us = s->suspect_us,
 		.on_state = vmm_on_primary_state,
@@ -180,7 +182,7 @@ static int build_primary(struct vmm *m, struct err *err)
 	int rc;
 
 	rc = mach_part_create(m->vm, &m->mach, err);
-	rc = rc ? rc : mem_part_create(vm_gm(m->vm), s->cache, &m->mem, err);
+	rc = rc ? rc : mem_part_create(vm_gm(m->vm), m->vm, s->cache, &m->mem, err);
 	if (rc)
 		return rc;
 	parts[0] = mach_part(m->mach);

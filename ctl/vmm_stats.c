@@ -111,12 +111,12 @@ static json_t *of_pages(struct mem_part *mem)
 	struct pc_stats st;
 
 	mem_part_stats(mem, &st);
-	return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "pages",
+	return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "pages",
 			 (json_int_t)st.pages, "unchanged", (json_int_t)st.unchanged,
 			 "zero", (json_int_t)st.zero, "raw", (json_int_t)st.raw, "lz4",
-			 (json_int_t)st.lz4, "xor_lz4", (json_int_t)st.xor_lz4,
-			 "bytes_raw", (json_int_t)st.bytes_raw, "bytes_out",
-			 (json_int_t)st.bytes_out);
+			 (json_int_t)st.lz4, "xor_lz4", (json_int_t)st.xor_lz4, "words",
+			 (json_int_t)st.words, "bytes_raw", (json_int_t)st.bytes_raw,
+			 "bytes_out", (json_int_t)st.bytes_out);
 }
 
 json_t *vmm_stats(struct vmm *m)

@@ -143,6 +143,7 @@ static const struct part_ops part_ops = {
 	.setup = part_no_setup,
 	.sync_begin = dr_sync_begin,
 	.sync_round = dr_sync_round,
+	.ahead = part_no_ahead,
 	.pause = part_no_pause,
 	.capture = dr_capture,
 	.resume = part_no_resume,

@@ -4,6 +4,10 @@
  * Two sources say what is dirty: KVM's log for what the guest wrote, and a bitmap of our own
  * for what devices wrote. Both are indexed alike, because the second slot follows the first in
  * the memfd and starts at a multiple of 64 pages.
+ *
+ * KVM's log is in manual mode: reading it changes nothing, and which pages are protected again,
+ * to be logged at their next write, is ours to say. So one may look how much is dirty for the
+ * price of copying a bitmap, and leave pages writable that are written all the time.
  */
 #include "hv/gm.h"
 
@@ -30,14 +34,21 @@ struct gm {
 	int fd, vm_fd;
 	uint64_t bytes, low; /* low: how much of it lies below the hole */
 	uint8_t *base;
-	_Atomic uint64_t *marked; /* what we wrote; a bit a page */
-	uint64_t *scratch;	  /* where KVM puts its log */
+	_Atomic uint64_t *marked;	/* what we wrote; a bit a page */
+	_Atomic uint64_t *words_marked; /* which words of it are not 0; a bit a word */
+	uint64_t *scratch;		/* where KVM puts its log */
 	int logging;
 };
 
 static uint64_t words(uint64_t bytes)
 {
 	return bytes / GM_PAGE / PAGES_A_WORD;
+}
+
+/* Words of the bitmap over the words. */
+static uint64_t words_of_words(uint64_t bytes)
+{
+	return (words(bytes) + PAGES_A_WORD - 1) / PAGES_A_WORD;
 }
 
 static int map_memory(struct gm *gm, struct err *err)
@@ -83,8 +94,9 @@ int gm_create(uint64_t bytes, struct gm **gm_out, struct err *err)
 	if (rc)
 		goto fail;
 	gm->marked = calloc(words(bytes), sizeof(*gm->marked));
+	gm->words_marked = calloc(words_of_words(bytes), sizeof(*gm->words_marked));
 	gm->scratch = calloc(words(bytes), sizeof(*gm->scratch));
-	if (!gm->marked || !gm->scratch) {
+	if (!gm->marked || !gm->words_marked || !gm->scratch) {
 		rc = err_set(err, -ENOMEM,
 			     "guest memory: out of memory for dirty bitmaps");
 		goto fail;
@@ -101,6 +113,7 @@ void gm_destroy(struct gm *gm)
 	if (!gm)
 		return;
 	free(gm->scratch);
+	free((void *)gm->words_marked);
 	free((void *)gm->marked);
 	if (gm->base)
 		(void)munmap(gm->base, gm->bytes); /* fails only for a bad range */
@@ -152,12 +165,18 @@ void *gm_at(const struct gm *gm, uint64_t gpa, uint64_t len)
 }
 
 /* Mark pages [first, last]. The locked OR is also the barrier that makes the data visible
- * before the mark: a harvest that does not see the mark comes before the write as a whole. */
+ * before the mark: a harvest that does not see the mark comes before the write as a whole.
+ * The word's own bit comes after the page's, and a harvest takes them in the other order: so
+ * a bit that is set already stands for a word that is still to be taken. */
 static void mark_pages(struct gm *gm, uint64_t first, uint64_t last)
 {
-	for (uint64_t i = first; i <= last; i++)
-		atomic_fetch_or(&gm->marked[i / PAGES_A_WORD],
-				1ull << (i % PAGES_A_WORD));
+	for (uint64_t i = first; i <= last; i++) {
+		uint64_t w = i / PAGES_A_WORD, bit = 1ull << (w % PAGES_A_WORD);
+
+		atomic_fetch_or(&gm->marked[w], 1ull << (i % PAGES_A_WORD));
+		if (!(atomic_load(&gm->words_marked[w / PAGES_A_WORD]) & bit))
+			atomic_fetch_or(&gm->words_marked[w / PAGES_A_WORD], bit);
+	}
 }
 
 void gm_mark(struct gm *gm, uint64_t gpa, uint64_t len)
@@ -224,16 +243,21 @@ static int set_slots(struct gm *gm, int vm_fd, uint32_t flags)
 
 int gm_attach(struct gm *gm, int vm_fd, struct err *err)
 {
-	int rc = set_slots(gm, vm_fd, 0);
+	struct kvm_enable_cap manual = {.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+					.args = {KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE}};
+	int rc;
 
+	if (ioctl(vm_fd, KVM_ENABLE_CAP, &manual))
+		return err_sys(err, -errno, "guest memory: KVM's dirty log by hand");
+	rc = set_slots(gm, vm_fd, 0);
 	if (rc)
 		return err_sys(err, rc, "guest memory: giving it to KVM");
 	gm->vm_fd = vm_fd;
 	return 0;
 }
 
-/* Read KVM's log into the scratch bitmap, both slots; KVM starts anew. Memory that was never
- * given to KVM has only our own marks: the scratch bitmap stays as empty as it was made. */
+/* Read KVM's log into the scratch bitmap, both slots. Memory that was never given to KVM has
+ * only our own marks: the scratch bitmap stays as empty as it was made. */
 static int fetch_log(struct gm *gm)
 {
 	if (gm->vm_fd < 0)
@@ -250,26 +274,81 @@ static int fetch_log(struct gm *gm)
 	return 0;
 }
 
-int gm_log(struct gm *gm, int on, struct err *err)
+/* Protect what is set in words [from, to) of @bitmap, which belong to slot @slot. One call from
+ * the first to the last that is: each costs a flush of all vCPUs' TLBs. */
+static int protect_slot(struct gm *gm, unsigned slot, const uint64_t *bitmap,
+			uint64_t from, uint64_t to)
 {
+	struct kvm_clear_dirty_log c = {.slot = slot};
+	uint64_t start = from;
+
+	while (from < to && !bitmap[from])
+		from++;
+	if (from == to)
+		return 0;
+	while (!bitmap[to - 1])
+		to--;
+	c.first_page = (from - start) * PAGES_A_WORD;
+	c.num_pages = (uint32_t)((to - from) * PAGES_A_WORD);
+	c.dirty_bitmap = (void *)(bitmap + from);
+	return ioctl(gm->vm_fd, KVM_CLEAR_DIRTY_LOG, &c) ? -errno : 0;
+}
+
+int gm_protect(struct gm *gm, const uint64_t *bitmap)
+{
+	uint64_t low = words(gm->low), all = words(gm->bytes);
 	int rc;
 
-	/* Our marks first: what is marked from here on is kept. */
-	for (uint64_t i = 0; on && i < words(gm->bytes); i++)
-		atomic_store(&gm->marked[i], 0);
+	if (!gm->logging)
+		return -EINVAL;
 	if (gm->vm_fd < 0)
-		rc = 0;
-	else if (on && gm->logging)
-		rc = fetch_log(gm);
-	else
+		return 0;
+	rc = protect_slot(gm, 0, bitmap, 0, low);
+	return rc || slot_count(gm) == 1 ? rc : protect_slot(gm, 1, bitmap, low, all);
+}
+
+/* What we marked goes to @bitmap, or nowhere. */
+static void take_marks(struct gm *gm, uint64_t *bitmap)
+{
+	for (uint64_t i = 0; i < words_of_words(gm->bytes); i++) {
+		uint64_t which = 0;
+
+		/* Most are empty: look before the locked exchange. */
+		if (atomic_load_explicit(&gm->words_marked[i], memory_order_relaxed))
+			which = atomic_exchange(&gm->words_marked[i], 0);
+		for (; which; which &= which - 1) {
+			uint64_t w = i * PAGES_A_WORD + (uint64_t)__builtin_ctzll(which);
+			uint64_t marks = atomic_exchange(&gm->marked[w], 0);
+
+			if (bitmap)
+				bitmap[w] |= marks;
+		}
+	}
+}
+
+int gm_log(struct gm *gm, int on, struct err *err)
+{
+	int rc = 0;
+
+	/* Our marks first: what is marked from here on is kept. */
+	if (on)
+		take_marks(gm, NULL);
+	if (gm->vm_fd >= 0 && !(on && gm->logging))
 		rc = set_slots(gm, gm->vm_fd, on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
+	else if (on && gm->logging) {
+		rc = fetch_log(gm);
+		rc = rc ? rc : gm_protect(gm, gm->scratch);
+	}
 	if (rc)
 		return err_sys(err, rc, "guest memory: dirty log %s", on ? "on" : "off");
 	gm->logging = on;
 	return 0;
 }
 
-int gm_harvest(struct gm *gm, uint64_t *bitmap)
+enum { STRIDE = 8 }; /* words looked at together: a cache line */
+_Static_assert(GM_STEP / GM_PAGE / PAGES_A_WORD % STRIDE == 0, "no stride at the end");
+
+int gm_peek(struct gm *gm, uint64_t *bitmap)
 {
 	uint64_t n = words(gm->bytes);
 	int rc;
@@ -279,14 +358,23 @@ int gm_harvest(struct gm *gm, uint64_t *bitmap)
 	rc = fetch_log(gm);
 	if (rc)
 		return rc;
-	for (uint64_t i = 0; i < n; i++) {
-		uint64_t w = gm->scratch[i];
+	for (uint64_t i = 0; i < n; i += STRIDE) {
+		const uint64_t *w = gm->scratch + i;
+		uint64_t any = 0;
 
-		/* Most words are empty: look before the locked exchange. */
-		if (atomic_load_explicit(&gm->marked[i], memory_order_relaxed))
-			w |= atomic_exchange(&gm->marked[i], 0);
-		if (w)
-			bitmap[i] |= w;
+		for (unsigned k = 0; k < STRIDE; k++)
+			any |= w[k];
+		for (unsigned k = 0; any && k < STRIDE; k++)
+			bitmap[i + k] |= w[k];
 	}
+	take_marks(gm, bitmap);
 	return 0;
+}
+
+int gm_harvest(struct gm *gm, uint64_t *bitmap)
+{
+	int rc = gm_peek(gm, bitmap);
+
+	/* Not @bitmap: what was set there before is no news of KVM's. */
+	return rc ? rc : gm_protect(gm, gm->scratch);
 }

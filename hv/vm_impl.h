@@ -53,6 +53,10 @@ struct vm {
 	atomic_uint gen;     /* odd: vCPUs must park; a futex */
 	atomic_uint running; /* vCPUs that have not parked; a futex */
 	atomic_int quit;
+	/* Work that parked vCPUs' threads may join in; crew is odd while there is some. */
+	atomic_uint crew, crew_busy;
+	void (*crew_fn)(void *arg);
+	void *crew_arg;
 	int started, paused;
 	vm_event_fn *on_event;
 	void *on_event_arg;

@@ -13,6 +13,7 @@
  * The I/O thread runs its callbacks under the device lock (the loop's guard). When a stop is
  * wanted it stays out, so that a busy loop cannot keep the stopper from the lock.
  */
+#include "hv/base/clock.h"
 #include "hv/base/err.h"
 #include "hv/base/log.h"
 #include "hv/base/loop.h"
@@ -41,6 +42,28 @@ static void wake(atomic_uint *word)
 {
 	/* Cannot fail for a valid address. */
 	(void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+enum {
+	SPIN_NS = 100000, /* a sleep and a wake-up cost a good part of that */
+	PARK_SPIN_NS = 500000,
+	SPINS = 16, /* between two looks at the clock */
+};
+
+/* Wait until *@word is not @seen, awake for the first SPIN_NS: stopping takes no longer as a rule.
+ * Returns early for any reason: look again. */
+static void wait_on(atomic_uint *word, unsigned seen)
+{
+	uint64_t end = clock_mono_ns() + SPIN_NS;
+
+	while (clock_mono_ns() < end) {
+		for (unsigned i = 0; i < SPINS; i++) {
+			if (atomic_load_explicit(word, memory_order_acquire) != seen)
+				return;
+			__builtin_ia32_pause();
+		}
+	}
+	sleep_on(word, seen);
 }
 
 static int must_stop(unsigned gen)
@@ -107,10 +130,53 @@ static void tell_again(struct vcpu *v)
 	tell(v, &n);
 }
 
+/* Counted in before it is looked whether there still is work: whoever ends the work sees either
+ * the count or nobody. */
+static void join_crew(struct vm *vm)
+{
+	atomic_fetch_add(&vm->crew_busy, 1);
+	if (atomic_load(&vm->crew) & 1)
+		vm->crew_fn(vm->crew_arg);
+	atomic_fetch_sub(&vm->crew_busy, 1);
+}
+
+/* A pause is short, and a vCPU's thread has a processor that nobody else was meant to use
+ * meanwhile: it stays awake for a while, and helps when asked. */
+static void stay_awake(struct vm *vm, unsigned gen)
+{
+	uint64_t end = clock_mono_ns() + PARK_SPIN_NS;
+	unsigned done = 0, crew;
+
+	while (clock_mono_ns() < end) {
+		for (unsigned i = 0; i < SPINS; i++) {
+			if (atomic_load_explicit(&vm->gen, memory_order_acquire) != gen)
+				return;
+			__builtin_ia32_pause();
+		}
+		crew = atomic_load(&vm->crew);
+		if (crew & 1 && crew != done) {
+			done = crew;
+			join_crew(vm);
+		}
+	}
+}
+
+void vm_crew(struct vm *vm, void (*fn)(void *arg), void *arg)
+{
+	vm->crew_fn = fn;
+	vm->crew_arg = arg;
+	atomic_fetch_add(&vm->crew, 1);
+	fn(arg);
+	atomic_fetch_add(&vm->crew, 1);
+	while (atomic_load(&vm->crew_busy))
+		__builtin_ia32_pause();
+}
+
 static void park(struct vm *vm, unsigned gen)
 {
 	if (atomic_fetch_sub(&vm->running, 1) == 1)
 		wake(&vm->running);
+	stay_awake(vm, gen);
 	while (atomic_load(&vm->gen) == gen)
 		sleep_on(&vm->gen, gen);
 }
@@ -222,7 +288,7 @@ int vm_pause(struct vm *vm)
 	atomic_fetch_add(&vm->gen, 1);
 	kick_all(vm);
 	while (vm->started && (n = atomic_load(&vm->running)) != 0)
-		sleep_on(&vm->running, n);
+		wait_on(&vm->running, n);
 	vm_lock(vm);
 	vm->paused = 1;
 	rc = vm_tell_paused(vm);

@@ -159,6 +159,7 @@ static const struct part_ops part_ops = {
 	.setup = part_no_setup,
 	.sync_begin = nb_sync_begin,
 	.sync_round = part_no_sync_round,
+	.ahead = part_no_ahead,
 	.pause = part_no_pause,
 	.capture = nb_capture,
 	.resume = part_no_resume,

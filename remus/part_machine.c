@@ -148,6 +148,7 @@ static const struct part_ops mach_ops = {
 	.setup = part_no_setup,
 	.sync_begin = part_no_sync_begin,
 	.sync_round = part_no_sync_round,
+	.ahead = part_no_ahead,
 	.pause = mach_pause,
 	.capture = mach_capture,
 	.resume = mach_resume,

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * part_memory - the guest's memory on the primary: harvest, copy, encode against what was sent.
+ * part_memory - the guest's memory on the primary: copies of it, encoded against what was sent.
  *
  * Theory of operation. One bitmap says what the peer does not have yet. Pre-copy sends from it
- * and fills it again from the log at the end of each round; a capture adds what was written
- * since, copies all of it into pages of a pool, and leaves it empty. What is sent is always such
- * a copy, never guest memory itself: during pre-copy the guest writes on, and the copy is then
- * what the peer has and what later deltas build on. A page torn while it was copied is dirty
- * again by then and goes once more.
+ * and fills it again from the log at the end of each round; a capture (part_memory_capture.c)
+ * adds what was written since, copies all of it into pages of a pool, and leaves it empty. What
+ * is sent is always such a copy, never guest memory itself: during pre-copy the guest writes
+ * on, and the copy is then what the peer has and what later deltas build on. A page torn while
+ * it was copied is dirty again by then and goes once more.
  *
  * After encoding, the copy itself becomes the delta base (pc_cache_swap): no second copy.
  *
@@ -29,95 +29,22 @@ enum {
 	SPARE_MIN = 1024,	 /* pages kept in the pool, at least */
 };
 
-static void shot_free(struct shot *s)
-{
-	if (!s)
-		return;
-	free(s->index);
-	free(s->page);
-	free(s);
-}
-
-static struct shot *shot_new(const struct mem_part *m)
-{
-	struct shot *s = calloc(1, sizeof(*s));
-
-	if (!s)
-		return NULL;
-	s->index = malloc(m->pages * sizeof(*s->index));
-	s->page = malloc(m->pages * sizeof(*s->page));
-	if (s->index && s->page)
-		return s;
-	shot_free(s);
-	return NULL;
-}
-
-static struct shot *shot_get(struct mem_part *m)
-{
-	struct shot *s;
-
-	pthread_mutex_lock(&m->lock);
-	s = m->free;
-	if (s)
-		m->free = s->next;
-	pthread_mutex_unlock(&m->lock);
-	return s ? s : shot_new(m);
-}
-
-/* Back to the free list, its pages to the pool. */
-static void shot_put(struct mem_part *m, struct shot *s)
+void mem_shot_put(struct mem_part *m, struct shot *s)
 {
 	page_pool_give(&m->pool, s->page, s->n);
-	s->n = 0;
-	pthread_mutex_lock(&m->lock);
-	s->next = m->free;
-	m->free = s;
-	pthread_mutex_unlock(&m->lock);
-}
-
-static void shot_queue(struct mem_part *m, struct shot *s)
-{
-	s->next = NULL;
-	pthread_mutex_lock(&m->lock);
-	*m->tail = s;
-	m->tail = &s->next;
-	pthread_mutex_unlock(&m->lock);
-}
-
-static struct shot *shot_next(struct mem_part *m)
-{
-	struct shot *s;
-
-	pthread_mutex_lock(&m->lock);
-	s = m->head;
-	if (s) {
-		m->head = s->next;
-		if (!m->head)
-			m->tail = &m->head;
-	}
-	pthread_mutex_unlock(&m->lock);
-	return s;
+	shots_put(&m->shots, s);
 }
 
 void mem_settle(struct mem_part *m, size_t dirty)
 {
 	size_t want;
-	struct shot *s;
-	int have;
 
 	m->peak -= m->peak / 8;
 	if (dirty > m->peak)
 		m->peak = dirty;
 	want = m->peak + m->peak / 2;
 	page_pool_settle(&m->pool, want > SPARE_MIN ? want : SPARE_MIN);
-	pthread_mutex_lock(&m->lock);
-	have = m->free != NULL;
-	pthread_mutex_unlock(&m->lock);
-	if (have)
-		return;
-	s = shot_new(m);
-	if (s)
-		shot_put(m, s);
+	shots_settle(&m->shots);
 }
 
 size_t mem_bits(const uint64_t *map, uint64_t pages)
@@ -127,49 +54,6 @@ size_t mem_bits(const uint64_t *map, uint64_t pages)
 	for (uint64_t w = 0; w < pages / 64; w++)
 		n += (size_t)__builtin_popcountll(map[w]);
 	return n;
-}
-
-/* List what is set in the bitmap and empty it. */
-static void list_bits(uint64_t *map, uint64_t pages, struct shot *s)
-{
-	for (uint64_t w = 0; w < pages / 64; w++) {
-		uint64_t word = map[w];
-
-		if (!word)
-			continue;
-		map[w] = 0;
-		for (; word; word &= word - 1)
-			s->index[s->n++] = w * 64 + (uint64_t)__builtin_ctzll(word);
-	}
-}
-
-static int mem_capture(void *self, uint64_t epoch, struct err *err)
-{
-	struct mem_part *m = self;
-	const uint8_t *ram = gm_base(m->gm);
-	struct shot *s;
-	size_t n;
-	int rc;
-
-	rc = gm_harvest(m->gm, m->todo);
-	if (rc)
-		return err_sys(err, rc, "reading the dirty log");
-	n = mem_bits(m->todo, m->pages);
-	s = shot_get(m);
-	if (!s)
-		return err_set(err, -ENOMEM, "no memory to list dirty pages");
-	rc = page_pool_take(&m->pool, s->page, n);
-	if (rc) {
-		shot_put(m, s);
-		return err_set(err, rc, "no memory to copy %zu dirty pages", n);
-	}
-	list_bits(m->todo, m->pages, s);
-	for (size_t i = 0; i < s->n; i++)
-		memcpy(s->page[i], ram + s->index[i] * GM_PAGE, GM_PAGE);
-	s->epoch = epoch;
-	shot_queue(m, s);
-	atomic_store(&m->last_dirty, n);
-	return (int)n;
 }
 
 int mem_flush(struct mem_part *m, struct rec_sink *sink, uint64_t epoch)
@@ -206,25 +90,41 @@ int mem_send_page(struct mem_part *m, struct rec_sink *sink, uint64_t epoch,
 	return rc;
 }
 
+/* A page of an epoch. One that stays the same is told to the capture. */
+static int send_captured(struct mem_part *m, struct rec_sink *sink, struct shot *s,
+			 size_t i)
+{
+	uint64_t same = m->stats.unchanged;
+	uint8_t *idle = &m->idle[s->index[i]];
+	int rc = mem_send_page(m, sink, s->epoch, s->index[i], &s->page[i]);
+
+	*idle = m->stats.unchanged > same ? (uint8_t)(*idle + 1) : 0;
+	if (*idle == HOT_IDLE) {
+		*idle = 0;
+		mem_capture_cool(m, s->index[i]);
+	}
+	return rc;
+}
+
 static int mem_send(void *self, uint64_t epoch, struct rec_sink *sink, struct err *err)
 {
 	struct mem_part *m = self;
-	struct shot *s = shot_next(m);
+	struct shot *s = shots_next(&m->shots);
 	int rc = 0;
 	size_t n;
 
 	if (!s || s->epoch != epoch) {
 		if (s)
-			shot_put(m, s);
+			mem_shot_put(m, s);
 		return err_set(err, -EINVAL, "no capture of epoch %llu",
 			       (unsigned long long)epoch);
 	}
 	n = s->n;
 	for (size_t i = 0; i < n && !rc; i++)
-		rc = mem_send_page(m, sink, epoch, s->index[i], &s->page[i]);
+		rc = send_captured(m, sink, s, i);
 	if (!rc)
 		rc = mem_flush(m, sink, epoch);
-	shot_put(m, s);
+	mem_shot_put(m, s);
 	mem_settle(m, n);
 	return rc ? err_sys(err, rc, "sending pages of epoch %llu",
 			    (unsigned long long)epoch)
@@ -236,8 +136,9 @@ static void mem_unlinked(void *self)
 	struct mem_part *m = self;
 	struct shot *s;
 
-	while ((s = shot_next(m)))
-		shot_put(m, s);
+	while ((s = shots_next(&m->shots)))
+		mem_shot_put(m, s);
+	mem_capture_reset(m);
 	m->peer_fits = 0;
 	/* Nobody listens to the log now; should it stay on, it only costs speed. */
 	(void)gm_log(m->gm, 0, NULL);
@@ -249,6 +150,7 @@ static const struct part_ops mem_ops = {
 	.setup = part_no_setup,
 	.sync_begin = mem_sync_begin,
 	.sync_round = mem_sync_round,
+	.ahead = mem_ahead,
 	.pause = part_no_pause,
 	.capture = mem_capture,
 	.resume = part_no_resume,
@@ -265,8 +167,8 @@ struct part mem_part(struct mem_part *m)
 	return (struct part){.ops = &mem_ops, .self = m};
 }
 
-int mem_part_create(struct gm *gm, size_t cache_bytes, struct mem_part **m_out,
-		    struct err *err)
+int mem_part_create(struct gm *gm, struct vm *vm, size_t cache_bytes,
+		    struct mem_part **m_out, struct err *err)
 {
 	struct mem_part *m = calloc(1, sizeof(*m));
 	size_t slots = cache_bytes / PC_PAGE;
@@ -275,13 +177,14 @@ int mem_part_create(struct gm *gm, size_t cache_bytes, struct mem_part **m_out,
 	if (!m)
 		return err_set(err, -ENOMEM, "memory's participant: out of memory");
 	m->gm = gm;
+	m->vm = vm;
 	m->pages = gm_pages(gm);
-	m->tail = &m->head;
+	shots_init(&m->shots, m->pages);
 	page_pool_init(&m->pool);
 	pthread_mutex_init(&m->lock, NULL); /* default attributes: cannot fail */
 	m->todo = calloc(m->pages / 64, sizeof(*m->todo));
 	m->cache = pc_cache_create(slots < m->pages ? slots : m->pages);
-	if (!m->todo || !m->cache) {
+	if (mem_capture_init(m) || !m->todo || !m->cache) {
 		mem_part_destroy(m);
 		return err_set(err, -ENOMEM,
 			       "memory's participant: no memory for %zu MiB of copies",
@@ -309,12 +212,12 @@ void mem_part_destroy(struct mem_part *m)
 
 	if (!m)
 		return;
-	while ((s = shot_next(m)))
-		shot_put(m, s);
-	while ((s = m->free)) {
-		m->free = s->next;
-		shot_free(s);
-	}
+	if (m->shot)
+		mem_shot_put(m, m->shot);
+	while ((s = shots_next(&m->shots)))
+		mem_shot_put(m, s);
+	shots_fini(&m->shots);
+	mem_capture_fini(m);
 	pc_cache_destroy(m->cache);
 	page_pool_fini(&m->pool);
 	buf_fini(&m->batch);

@@ -8,36 +8,44 @@
 #include <stdatomic.h>
 
 #include "hv/base/buf.h"
+#include "remus/hotpages.h"
 #include "remus/pagepool.h"
 #include "remus/parts.h"
+#include "remus/shot.h"
 #include "replication/pagecodec.h"
 
-/* What one capture took. The arrays have room for all of memory, so that nothing is allocated
- * while the guest stands; untouched parts of them cost address space only. */
-struct shot {
-	uint64_t epoch;
-	size_t n;
-	uint64_t *index;
-	void **page;
-	struct shot *next;
-};
+enum { MEM_COOL_MAX = 256 }; /* pages found unchanged and not yet told to the capture */
 
 struct mem_part {
 	struct gm *gm;
+	struct vm *vm; /* NULL: nobody helps to copy */
 	uint64_t pages;
 	uint64_t *todo; /* bitmap: the peer does not have these */
 	struct page_pool pool;
+	struct shots shots;
 	atomic_uint_fast64_t last_dirty;
 
-	pthread_mutex_t lock; /* the queue, the free list, @shown */
-	struct shot *head, **tail, *free;
+	pthread_mutex_t lock; /* @shown, @cool */
 	struct pc_stats shown;
+	uint64_t cool[MEM_COOL_MAX];
+	size_t n_cool;
+
+	/* Epoch thread only (part_memory_capture.c), and sync_begin, which the engine keeps
+	 * apart from it. */
+	struct hot hot;
+	uint64_t *protect; /* bitmap: about to be protected; empty between two captures */
+	struct shot *shot; /* of the epoch that runs: what was copied ahead; or NULL */
+	uint32_t *slot;	   /* of a page: where in @shot it may be */
+	uint32_t *again;   /* slots whose pages were written since they were copied */
+	size_t n_again, fresh; /* fresh: pages of @shot before those that are new now */
+	atomic_size_t copied;  /* of those and of those again: taken by somebody */
 
 	/* Sender only. */
 	struct pc_cache *cache;
 	struct buf batch;
 	struct pc_stats stats;
-	size_t peak; /* pages of recent captures */
+	uint8_t *idle; /* of a page: sent so often without a change */
+	size_t peak;   /* pages of recent captures */
 	int first_round;
 	int peer_fits; /* written by the receiver before the engine starts the sync */
 };
@@ -54,8 +62,21 @@ int mem_send_page(struct mem_part *m, struct rec_sink *sink, uint64_t epoch,
 int mem_flush(struct mem_part *m, struct rec_sink *sink, uint64_t epoch);
 /* One spare shot, and spare pages for a capture like the recent ones and this of @dirty. */
 void mem_settle(struct mem_part *m, size_t dirty);
+/* A shot's pages to the pool, itself to the spare ones. Any thread. */
+void mem_shot_put(struct mem_part *m, struct shot *s);
 /* How many bits of a bitmap over memory are set. */
 size_t mem_bits(const uint64_t *map, uint64_t pages);
+
+/* part_memory_capture.c */
+int mem_capture_init(struct mem_part *m); /* 0 or -ENOMEM; fini in either case */
+void mem_capture_fini(struct mem_part *m);
+void mem_capture_reset(
+	struct mem_part *m); /* a new peer: nothing is hot, nothing ahead */
+/* Sender: @index did not change for long. */
+void mem_capture_cool(struct mem_part *m, uint64_t index);
+/* Operations of part_ops. */
+int mem_ahead(void *self, uint64_t epoch, struct err *err);
+int mem_capture(void *self, uint64_t epoch, struct err *err);
 
 /* part_memory_sync.c: operations of part_ops */
 int mem_sync_begin(void *self, struct rec_sink *sink, struct err *err);

@@ -8,6 +8,7 @@
  */
 #include "remus/parts.h"
 
+#include "hv/base/buf.h"
 #include "hv/base/err.h"
 #include "hv/gm.h"
 #include "remus/pagepool.h"
@@ -22,14 +23,19 @@
 
 struct staged {
 	uint64_t index;
-	void *page;
-	int delta;
+	enum pc_change change;
+	unsigned len;
+	union {
+		void *page; /* of the pool; PC_REPLACE, PC_XOR */
+		size_t at;  /* in the patches; PC_PATCH */
+	};
 };
 
 struct mem_standby {
 	struct gm *gm;
-	size_t limit; /* pages staged at most */
+	size_t limit, held; /* bytes staged, at most and now */
 	struct page_pool pool;
+	struct buf patches;
 	struct staged *staged;
 	size_t n, cap;
 	uint64_t epoch; /* of what is staged */
@@ -62,14 +68,6 @@ static int on_hello(struct mem_standby *m, const void *p, size_t len, struct err
 	return 0;
 }
 
-static void put_page(uint8_t *ram, uint64_t index, int delta, const void *page)
-{
-	if (delta)
-		pc_xor(ram + index * GM_PAGE, page);
-	else
-		memcpy(ram + index * GM_PAGE, page, GM_PAGE);
-}
-
 /* Never written here, so zero: found out without making the kernel allocate it. */
 static int is_hole(const struct gm *gm, uint64_t index)
 {
@@ -83,21 +81,22 @@ static int is_zero(const uint8_t *page)
 	return !page[0] && !memcmp(page, page + 1, GM_PAGE - 1);
 }
 
-static int into_ram(void *arg, uint64_t index, int delta, const void *page)
+static int into_ram(void *arg, const struct pc_item *it)
 {
 	struct mem_standby *m = arg;
 
-	if (delta || !is_zero(page) || !is_hole(m->gm, index))
-		put_page(gm_base(m->gm), index, delta, page);
+	if (it->change != PC_REPLACE || !is_zero(it->data) || !is_hole(m->gm, it->index))
+		pc_apply(gm_base(m->gm) + it->index * GM_PAGE, it->change, it->data,
+			 it->len);
 	return 0;
 }
 
-static int stage_room(struct mem_standby *m)
+static int stage_room(struct mem_standby *m, size_t bytes)
 {
 	size_t cap = m->cap ? 2 * m->cap : 1024;
 	struct staged *s;
 
-	if (m->n >= m->limit)
+	if (bytes > m->limit - m->held)
 		return -ENOBUFS;
 	if (m->n < m->cap)
 		return 0;
@@ -109,21 +108,28 @@ static int stage_room(struct mem_standby *m)
 	return 0;
 }
 
-static int into_stage(void *arg, uint64_t index, int delta, const void *page)
+static int into_stage(void *arg, const struct pc_item *it)
 {
 	struct mem_standby *m = arg;
+	size_t bytes = it->change == PC_PATCH ? sizeof(struct staged) + it->len : GM_PAGE;
 	struct staged *s;
-	int rc = stage_room(m);
+	int rc = stage_room(m, bytes);
 
 	if (rc)
 		return rc;
 	s = &m->staged[m->n];
-	rc = page_pool_take(&m->pool, &s->page, 1);
+	*s = (struct staged){.index = it->index, .change = it->change, .len = it->len};
+	if (it->change == PC_PATCH) {
+		s->at = m->patches.len;
+		rc = buf_add(&m->patches, it->data, it->len);
+	} else {
+		rc = page_pool_take(&m->pool, &s->page, 1);
+		if (!rc)
+			memcpy(s->page, it->data, GM_PAGE);
+	}
 	if (rc)
 		return rc;
-	memcpy(s->page, page, GM_PAGE);
-	s->index = index;
-	s->delta = delta;
+	m->held += bytes;
 	m->n++;
 	return 0;
 }
@@ -146,7 +152,7 @@ static int on_pages(struct mem_standby *m, uint64_t epoch, const void *p, size_t
 	if (rc == -ENOBUFS)
 		return err_set(err, rc,
 			       "epoch %llu has more than the %zu MiB that may be staged",
-			       (unsigned long long)epoch, m->limit >> 8);
+			       (unsigned long long)epoch, m->limit >> 20);
 	if (rc == -ENOMEM)
 		return err_set(err, rc, "no memory to stage epoch %llu",
 			       (unsigned long long)epoch);
@@ -180,8 +186,10 @@ static int mems_check(void *self, uint64_t epoch, struct err *err)
 static void forget(struct mem_standby *m)
 {
 	for (size_t i = 0; i < m->n; i++)
-		page_pool_give(&m->pool, &m->staged[i].page, 1);
-	m->n = 0;
+		if (m->staged[i].change != PC_PATCH)
+			page_pool_give(&m->pool, &m->staged[i].page, 1);
+	buf_reset(&m->patches);
+	m->n = m->held = 0;
 }
 
 static int mems_apply(void *self, uint64_t epoch, struct err *err)
@@ -189,8 +197,13 @@ static int mems_apply(void *self, uint64_t epoch, struct err *err)
 	struct mem_standby *m = self;
 	uint8_t *ram = gm_base(m->gm);
 
-	for (size_t i = 0; i < m->n; i++)
-		put_page(ram, m->staged[i].index, m->staged[i].delta, m->staged[i].page);
+	for (size_t i = 0; i < m->n; i++) {
+		const struct staged *s = &m->staged[i];
+
+		pc_apply(ram + s->index * GM_PAGE, s->change,
+			 s->change == PC_PATCH ? m->patches.data + s->at : s->page,
+			 s->len);
+	}
 	forget(m);
 	return 0;
 }
@@ -226,7 +239,7 @@ int mem_standby_create(struct gm *gm, size_t stage_bytes, struct mem_standby **m
 	if (!m)
 		return err_set(err, -ENOMEM, "the standby's memory: out of memory");
 	m->gm = gm;
-	m->limit = stage_bytes / GM_PAGE;
+	m->limit = stage_bytes;
 	page_pool_init(&m->pool);
 	*m_out = m;
 	return 0;
@@ -238,6 +251,7 @@ void mem_standby_destroy(struct mem_standby *m)
 		return;
 	forget(m);
 	page_pool_fini(&m->pool);
+	buf_fini(&m->patches);
 	free(m->staged);
 	free(m);
 }

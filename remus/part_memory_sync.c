@@ -28,6 +28,7 @@ int mem_sync_begin(void *self, struct rec_sink *sink, struct err *err)
 	rc = gm_log(m->gm, 1, err);
 	if (rc)
 		return rc;
+	mem_capture_reset(m);
 	pc_cache_clear(m->cache);
 	buf_reset(&m->batch);
 	memset(m->todo, 0xff, m->pages / 8);

@@ -24,6 +24,11 @@ int part_no_sync_round(void *self, struct rec_sink *s, uint64_t *left_out,
 	return 0;
 }
 
+int part_no_ahead(void *self, uint64_t epoch, struct err *err)
+{
+	return 0;
+}
+
 int part_no_pause(void *self)
 {
 	return 0;

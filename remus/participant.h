@@ -6,6 +6,7 @@
  *
  *   setup                                  once, when the engine is made
  *   sync_begin  sync_round...              guest runs; pre-copy towards an empty standby
+ *   ahead(i)                               guest runs; what need not wait for the pause
  *   pause  capture(i)  resume              guest stands still from pause to resume
  *   send(i)                                beside the guest: the records of checkpoint i
  *   committed(i)                           ACK(i) came; in order, each i once
@@ -70,6 +71,8 @@ struct part_ops {
 	/* Sender thread, guest running. Send what changed; *left_out = bytes changed meanwhile. */
 	int (*sync_round)(void *self, struct rec_sink *s, uint64_t *left_out,
 			  struct err *err);
+	/* Epoch thread, guest running, just before the pause. */
+	int (*ahead)(void *self, uint64_t epoch, struct err *err);
 	/* Epoch thread. */
 	int (*pause)(void *self);
 	int (*capture)(void *self, uint64_t epoch, struct err *err);
@@ -115,6 +118,7 @@ int part_no_setup(void *self, struct err *err);
 int part_no_sync_begin(void *self, struct rec_sink *s, struct err *err);
 int part_no_sync_round(void *self, struct rec_sink *s, uint64_t *left_out,
 		       struct err *err);
+int part_no_ahead(void *self, uint64_t epoch, struct err *err);
 int part_no_pause(void *self);
 void part_no_resume(void *self);
 int part_no_send(void *self, uint64_t epoch, struct rec_sink *s, struct err *err);

@@ -19,9 +19,10 @@ struct pc_stats;
 struct vm;
 
 /* Memory: harvest, copy, encode. @cache_bytes bounds the copies kept as delta bases. It
- * never asks for an early end: how much is dirty is only known by harvesting it. */
-int mem_part_create(struct gm *gm, size_t cache_bytes, struct mem_part **m_out,
-		    struct err *err);
+ * never asks for an early end: how much is dirty is only known by harvesting it. @vm: whose
+ * parked vCPUs help to copy (borrowed); NULL: nobody does. */
+int mem_part_create(struct gm *gm, struct vm *vm, size_t cache_bytes,
+		    struct mem_part **m_out, struct err *err);
 struct part mem_part(struct mem_part *m);
 void mem_part_stats(struct mem_part *m, struct pc_stats *out); /* any thread */
 uint64_t mem_part_last_dirty(struct mem_part *m); /* pages of the last capture */

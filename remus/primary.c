@@ -88,13 +88,12 @@ static uint64_t next_epoch(struct primary *p, uint64_t now)
 	s = (struct sched){
 		.now = now,
 		.last_start = p->last_start,
-		.interval = p->cfg.interval_us * 1000ull,
-		.min_interval = l->finishing ? 0 : p->cfg.min_interval_us * 1000ull,
+		.output_since = atomic_load(&p->requested),
 		.inflight = (unsigned)(l->captured - l->acked),
 		.max_inflight = p->cfg.max_inflight,
-		.requested = l->finishing || atomic_load(&p->requested),
+		.hurry = l->finishing,
 	};
-	return sched_next(&s);
+	return sched_next(&s, &p->control, &p->control_cfg);
 }
 
 int link_was_frozen(struct link *l)
@@ -175,7 +174,9 @@ static void request(void *arg, const char *why)
 {
 	struct primary *p = arg;
 
-	if (atomic_exchange(&p->requested, 1))
+	uint64_t none = 0;
+
+	if (!atomic_compare_exchange_strong(&p->requested, &none, clock_mono_ns()))
 		return;
 	pthread_mutex_lock(&p->lock);
 	pthread_cond_signal(&p->wake);
@@ -196,6 +197,9 @@ static int config_check(const struct primary_config *cfg, const struct part *par
 	if (n > STREAM_PARTS_MAX)
 		return err_set(err, -EINVAL, "%u participants: %d at most", n,
 			       STREAM_PARTS_MAX);
+	if (cfg->overhead_cap > 100)
+		return err_set(err, -EINVAL, "an overhead of at most %u %%: 100 at most",
+			       cfg->overhead_cap);
 	if (!cfg->interval_us || cfg->max_inflight > PRI_INFLIGHT_MAX)
 		return err_set(err, -EINVAL,
 			       "interval of %u us, %u epochs in flight: not within "
@@ -223,6 +227,12 @@ static struct primary *primary_new(const struct primary_config *cfg,
 		p->cfg.on_state = no_on_state;
 	if (!p->cfg.max_inflight)
 		p->cfg.max_inflight = 1;
+	p->control_cfg = (struct control_config){
+		.interval = cfg->interval_us * UINT64_C(1000),
+		.min_interval = cfg->min_interval_us * UINT64_C(1000),
+		.latency_target = cfg->latency_target_us * UINT64_C(1000),
+		.overhead_cap = cfg->overhead_cap ? cfg->overhead_cap : 100,
+	};
 	memcpy(p->vm, cfg->vm, strlen(cfg->vm));
 	p->cfg.vm = p->vm;
 	p->n = n;

@@ -37,6 +37,8 @@ struct primary_config {
 	unsigned interval_us; /* between the starts of two epochs */
 	unsigned
 		min_interval_us; /* a requested epoch comes no sooner after the last one */
+	unsigned latency_target_us; /* control.h; 0: output never waits for company */
+	unsigned overhead_cap;	    /* per cent, control.h; 0: no cap */
 	unsigned
 		max_inflight; /* epochs captured and not acked, at most; then the guest waits */
 	/* If this process stood still for so long (stopped, frozen with its host), the peer may have
@@ -55,7 +57,7 @@ struct primary_stats {
 	uint64_t term, epoch, acked; /* running epoch; last acked, UINT64_MAX: none */
 	uint64_t bytes_raw, bytes_sent, pages_sent, early_epochs;
 	uint64_t sync_left; /* bytes, while SYNCING */
-	struct hist pause, stop, capture, resume, send, commit, interval;
+	struct hist ahead, pause, stop, capture, resume, send, commit, interval;
 	struct hist capture_part[8]; /* by index of the participant */
 	struct hist dirty_pages;     /* a count, not a time */
 };

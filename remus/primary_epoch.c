@@ -47,6 +47,19 @@ void epoch_pause_for_good(struct primary *p)
 	}
 }
 
+/* The guest runs. */
+static int ahead_all(struct primary *p, uint64_t epoch, struct err *err)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; i < p->n && !rc; i++) {
+		rc = p->part[i].ops->ahead(p->part[i].self, epoch, err);
+		if (rc)
+			err_ctx(err, "%s: working ahead", p->part[i].ops->name);
+	}
+	return rc;
+}
+
 /* The guest stands. Stops at the first participant that fails. */
 static int capture_all(struct primary *p, uint64_t epoch, struct epoch_times *t,
 		       uint64_t *pages, struct err *err)
@@ -69,6 +82,10 @@ static int checkpoint(struct primary *p, uint64_t epoch, struct epoch_times *t,
 {
 	int rc;
 
+	t->ahead = clock_mono_ns();
+	rc = ahead_all(p, epoch, err);
+	if (rc)
+		return rc;
 	crash_at(CRASH_BEFORE_PAUSE, epoch);
 	t->start = clock_mono_ns();
 	rc = epoch_pause(p);
@@ -112,6 +129,9 @@ void epoch_run(struct primary *p, struct link *l)
 		return;
 	}
 	crash_at(CRASH_RESUMED, epoch);
+	pthread_mutex_lock(&p->lock);
+	control_pause(&p->control, t.resumed - t.start);
+	pthread_mutex_unlock(&p->lock);
 	stats_epoch(p, &t, pages, early);
 	p->last_start = t.start;
 	log_set_epoch(epoch + 1);

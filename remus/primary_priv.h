@@ -17,6 +17,7 @@
 #include <stdatomic.h>
 
 #include "hv/base/err.h"
+#include "remus/control.h"
 #include "remus/primary.h"
 #include "remus/stream.h"
 #include "remus/watch.h"
@@ -70,7 +71,10 @@ struct primary {
 	uint8_t kind[STREAM_PARTS_MAX];
 	unsigned n;
 	pthread_t thread;
-	atomic_int requested; /* somebody waits for the running epoch to end */
+	/* Since when somebody waits for the running epoch to end, ns; 0: nobody does. */
+	atomic_uint_fast64_t requested;
+	struct control_config control_cfg;
+	struct control control; /* under lock */
 	struct watch watch;
 	uint64_t last_start; /* epoch thread: ns, 0 before the first epoch of a link */
 
@@ -120,8 +124,8 @@ void *link_receiver(void *arg);
 
 /* primary_stats.c: what each thread counts */
 struct epoch_times {
-	uint64_t start, stopped, captured, resumed; /* ns */
-	uint64_t part[STREAM_PARTS_MAX + 1];	    /* when the i-th capture began */
+	uint64_t ahead, start, stopped, captured, resumed; /* ns */
+	uint64_t part[STREAM_PARTS_MAX + 1]; /* when the i-th capture began */
 };
 void stats_epoch(struct primary *p, const struct epoch_times *t, uint64_t pages,
 		 int early);

@@ -61,7 +61,7 @@ static int ack_admit(struct link *l, uint64_t epoch, struct flight *f, struct er
 static int on_ack(struct link *l, const struct rec *r, struct err *err)
 {
 	struct primary *p = l->p;
-	uint64_t epoch = r->epoch;
+	uint64_t epoch = r->epoch, took;
 	struct flight f;
 	int rc;
 
@@ -74,13 +74,15 @@ static int on_ack(struct link *l, const struct rec *r, struct err *err)
 			"ACK of epoch %llu, but this host stood still meanwhile for longer than "
 			"its peer waits",
 			(unsigned long long)epoch);
-	stats_committed(p, clock_mono_ns() - f.captured_ns, epoch);
+	took = clock_mono_ns() - f.captured_ns;
+	stats_committed(p, took, epoch);
 	crash_at(CRASH_ACK_RECEIVED, epoch);
 	for (unsigned i = 0; i < p->n; i++) {
 		p->part[i].ops->committed(p->part[i].self, epoch);
 		crash_at(CRASH_RELEASING, epoch);
 	}
 	pthread_mutex_lock(&p->lock);
+	control_commit(&p->control, took);
 	l->acked = epoch + 1;
 	pthread_cond_signal(&p->wake);
 	pthread_mutex_unlock(&p->lock);
@@ -117,7 +119,7 @@ static int on_bye(struct link *l, const struct rec *r, struct err *err)
 	return ok ? 0 : err_set(err, -EPROTO, "BYE before the last epoch was acked");
 }
 
-static const struct control {
+static const struct record {
 	uint16_t type;
 	uint32_t len; /* of the payload, exactly */
 	int (*fn)(struct link *l, const struct rec *r, struct err *err);

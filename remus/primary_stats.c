@@ -11,6 +11,7 @@ void stats_epoch(struct primary *p, const struct epoch_times *t, uint64_t pages,
 	struct primary_stats *s = &p->stats;
 
 	pthread_mutex_lock(&p->stats_lock);
+	hist_add(&s->ahead, t->start - t->ahead);
 	hist_add(&s->pause, t->resumed - t->start);
 	hist_add(&s->stop, t->stopped - t->start);
 	hist_add(&s->capture, t->captured - t->stopped);

@@ -3,17 +3,14 @@
  */
 #include "remus/schedule.h"
 
-uint64_t sched_next(const struct sched *s)
+uint64_t sched_next(const struct sched *s, const struct control *c,
+		    const struct control_config *cfg)
 {
-	uint64_t gap = s->interval;
-
 	if (s->inflight >= s->max_inflight)
 		return SCHED_NEVER;
-	if (!s->last_start)
+	if (!s->last_start || s->hurry)
 		return s->now;
-	if (s->requested && s->min_interval < gap)
-		gap = s->min_interval;
-	return s->last_start + gap;
+	return control_next(c, cfg, s->last_start, s->output_since);
 }
 
 int sync_enough(struct sync_progress *s, uint64_t left)

@@ -7,17 +7,20 @@
 
 #include <stdint.h>
 
+#include "remus/control.h"
+
 #define SCHED_NEVER UINT64_MAX /* only an event can change that */
 
 struct sched {
-	uint64_t now, last_start;	 /* ns on one clock; last_start 0: none yet */
-	uint64_t interval, min_interval; /* ns */
+	uint64_t now, last_start; /* ns on one clock; last_start 0: none yet */
+	uint64_t output_since;	  /* somebody waits for this epoch to end; 0: nobody */
 	unsigned inflight, max_inflight;
-	int requested; /* somebody waits for this epoch to end */
+	int hurry; /* the guest has ended: the next epoch is the last */
 };
 
-/* When to start the next epoch: @now or earlier means at once. */
-uint64_t sched_next(const struct sched *s);
+/* When to start the next epoch: @s->now or earlier means at once. */
+uint64_t sched_next(const struct sched *s, const struct control *c,
+		    const struct control_config *cfg);
 
 enum {
 	SYNC_LEFT_OK = 4 << 20, /* bytes that checkpoint 0 may carry */

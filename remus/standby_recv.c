@@ -209,7 +209,7 @@ static int on_bye(struct standby *s, const struct rec *r, struct err *err)
 
 enum { NEXT = 1, ANY = 0 };
 
-static const struct control {
+static const struct record {
 	uint16_t type;
 	int epoch; /* NEXT: must be the epoch that is expected */
 	int (*fn)(struct standby *s, const struct rec *r, struct err *err);
@@ -238,7 +238,7 @@ static int is_next(struct standby *s, const struct rec *r, struct err *err)
 
 static int on_control(struct standby *s, const struct rec *r, struct err *err)
 {
-	const struct control *c = NULL;
+	const struct record *c = NULL;
 	int rc;
 
 	for (unsigned i = 0; i < sizeof(controls) / sizeof(controls[0]); i++)

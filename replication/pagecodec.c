@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pagecodec - pages to bytes and back: unchanged and zero pages, XOR delta, LZ4, raw.
+ * pagecodec - pages to bytes and back: unchanged and zero pages, changed words, XOR delta, LZ4, raw.
  *
  * Theory of operation. The cheapest answer is looked for first: same as before (nothing),
- * zero (a header), a delta of few changed words (deltapack.c), a dense delta that still is mostly
- * zero bytes (counters), LZ4 of the page itself, and the page as it is. Other dense deltas
+ * few words changed (pagewords.c), zero (a header), a delta of more words (deltapack.c), a dense delta that
+ * still is mostly zero bytes (counters), LZ4 of the page itself, and the page as it is. Other dense deltas
  * would cost as much as the page, so they are not tried. LZ4 gets less room than a page and
  * looks less hard the longer it finds nothing: it stops by itself once nothing is won.
  */
@@ -13,6 +13,7 @@
 #include "hv/base/err.h"
 #include "hv/base/wire.h"
 #include "replication/deltapack.h"
+#include "replication/pagewords.h"
 
 #include <errno.h>
 #include <lz4.h>
@@ -28,6 +29,7 @@ _Static_assert(sizeof(struct item) + PC_PAGE <= PC_ITEM_MAX, "worst case");
 
 enum {
 	WORDS = PC_PAGE / 8,
+	FEW_WORDS = 64,		  /* so many are sent as they are: cheap on both sides */
 	SPARSE_WORDS = WORDS / 2, /* more words changed than this: a dense delta */
 	ZERO_BYTES = PC_PAGE / 2, /* a dense delta with fewer of them is not tried */
 	LZ4_ROOM = PC_PAGE - PC_PAGE / 8, /* less is not worth the peer's time */
@@ -57,20 +59,14 @@ static int page_is_zero(const void *page)
 	return 1;
 }
 
-/* out = a ^ b; returns how many 8-byte words differ. */
-static unsigned delta_of(uint64_t *out, const void *a, const void *b)
+/* out = a ^ b */
+static void delta_of(uint64_t *out, const void *a, const void *b)
 {
 	const vec *pa = a, *pb = b;
 	vec *po = (vec *)out;
-	vec same = {0};
 
-	for (unsigned i = 0; i < VECS; i++) {
-		vec d = pa[i] ^ pb[i];
-
-		po[i] = d;
-		same += (vec)(d == 0); /* -1 for each word that is the same */
-	}
-	return WORDS + (unsigned)(same[0] + same[1]);
+	for (unsigned i = 0; i < VECS; i++)
+		po[i] = pa[i] ^ pb[i];
 }
 
 void pc_xor(void *dst, const void *src)
@@ -153,6 +149,24 @@ static void count(struct pc_stats *st, enum pc_kind kind, size_t bytes)
 	st->raw += kind == PC_RAW;
 	st->lz4 += kind == PC_LZ4;
 	st->xor_lz4 += kind == PC_XOR_LZ4;
+	st->words += kind == PC_WORDS;
+}
+
+_Static_assert(FEW_WORDS *(2 + 8) <= PC_PAGE, "words fit where a page does");
+
+static int few_words(struct buf *out, uint64_t index, const void *page,
+		     const uint64_t *mask, struct pc_stats *st)
+{
+	uint8_t *p = buf_grow(out, sizeof(struct item) + PC_PAGE);
+	unsigned len;
+
+	if (!p)
+		return -ENOMEM;
+	len = pw_pack(p + sizeof(struct item), mask, page);
+	item_put(p, index, PC_WORDS, len);
+	out->len -= PC_PAGE - len;
+	count(st, PC_WORDS, sizeof(struct item) + len);
+	return 0;
 }
 
 int pc_encode(struct buf *out, uint64_t index, const void *page, const void *base,
@@ -166,11 +180,16 @@ int pc_encode(struct buf *out, uint64_t index, const void *page, const void *bas
 	st->pages++;
 	st->bytes_raw += PC_PAGE;
 	if (base) {
-		changed = delta_of(delta, page, base);
+		uint64_t mask[WORDS / 64];
+
+		changed = pw_diff(mask, page, base);
 		if (!changed) {
 			st->unchanged++;
 			return 0;
 		}
+		if (changed <= FEW_WORDS)
+			return few_words(out, index, page, mask, st);
+		delta_of(delta, page, base);
 	}
 	p = buf_grow(out, sizeof(struct item) + PC_PAGE);
 	if (!p)
@@ -186,23 +205,47 @@ int pc_encode(struct buf *out, uint64_t index, const void *page, const void *bas
 
 static const uint8_t zero_page[PC_PAGE];
 
-/* The 4096 bytes that an item stands for: in the batch, in @room, or NULL if it is
- * damaged. */
-static const void *item_page(enum pc_kind kind, const void *body, unsigned len,
-			     void *room)
+void pc_apply(void *page, enum pc_change change, const void *data, unsigned len)
 {
+	switch (change) {
+	case PC_REPLACE:
+		memcpy(page, data, PC_PAGE);
+		break;
+	case PC_XOR:
+		pc_xor(page, data);
+		break;
+	case PC_PATCH:
+		pw_apply(page, data, len);
+		break;
+	}
+}
+
+/* What an item stands for, its bytes in the batch or in @room; data NULL if it is damaged. */
+static struct pc_item item_of(enum pc_kind kind, const void *body, unsigned len,
+			      void *room)
+{
+	struct pc_item it = {.change = PC_REPLACE, .len = PC_PAGE};
+
 	switch (kind) {
 	case PC_RAW:
-		return len == PC_PAGE ? body : NULL;
+		it.data = len == PC_PAGE ? body : NULL;
+		break;
 	case PC_ZERO:
-		return len ? NULL : zero_page;
-	case PC_LZ4:
+		it.data = len ? NULL : zero_page;
+		break;
 	case PC_XOR_LZ4:
-		if (LZ4_decompress_safe(body, room, (int)len, PC_PAGE) != PC_PAGE)
-			return NULL;
-		return room;
+		it.change = PC_XOR; /* fall through */
+	case PC_LZ4:
+		if (LZ4_decompress_safe(body, room, (int)len, PC_PAGE) == PC_PAGE)
+			it.data = room;
+		break;
+	case PC_WORDS:
+		it.change = PC_PATCH;
+		it.len = len;
+		it.data = pw_check(body, len) ? body : NULL;
+		break;
 	}
-	return NULL;
+	return it;
 }
 
 int pc_decode(const void *batch, size_t len, uint64_t pages, pc_item_fn *fn, void *arg,
@@ -210,7 +253,8 @@ int pc_decode(const void *batch, size_t len, uint64_t pages, pc_item_fn *fn, voi
 {
 	uint64_t room[WORDS] __attribute__((aligned(64)));
 	struct reader r = reader_of(batch, len);
-	const void *body, *page;
+	const void *body;
+	struct pc_item it;
 	uint64_t tag;
 	unsigned n;
 	int rc;
@@ -229,14 +273,15 @@ int pc_decode(const void *batch, size_t len, uint64_t pages, pc_item_fn *fn, voi
 				       "page batch: page %llu of %llu at byte %zu",
 				       (unsigned long long)(tag >> 8),
 				       (unsigned long long)pages, at);
-		page = item_page((enum pc_kind)(tag & 0xff), body, n, room);
-		if (!page)
+		it = item_of((enum pc_kind)(tag & 0xff), body, n, room);
+		it.index = tag >> 8;
+		if (!it.data)
 			return err_set(
 				err, -EBADMSG,
 				"page batch: page %llu (kind %u, %u bytes) is damaged",
 				(unsigned long long)(tag >> 8), (unsigned)(tag & 0xff),
 				n);
-		rc = fn(arg, tag >> 8, (tag & 0xff) == PC_XOR_LZ4, page);
+		rc = fn(arg, &it);
 		if (rc)
 			return rc;
 	}

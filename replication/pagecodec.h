@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pagecodec - pages to bytes and back: unchanged and zero pages, XOR delta, LZ4, raw.
+ * pagecodec - pages to bytes and back: unchanged and zero pages, changed words, XOR delta, LZ4, raw.
  *
  * A batch is the payload of one MEMORY record: page items one after the other
  * (STREAM.md). Pure: no threads, no I/O. An encoder or decoder serves one thread.
@@ -20,10 +20,11 @@ enum pc_kind {
 	PC_ZERO = 1,	/* nothing follows */
 	PC_LZ4 = 2,	/* LZ4 block */
 	PC_XOR_LZ4 = 3, /* LZ4 block of new XOR what was sent last */
+	PC_WORDS = 4,	/* words that changed since (pagewords.h) */
 };
 
 struct pc_stats {
-	uint64_t pages, unchanged, zero, raw, lz4, xor_lz4;
+	uint64_t pages, unchanged, zero, raw, lz4, xor_lz4, words;
 	uint64_t bytes_raw, bytes_out;
 };
 
@@ -34,11 +35,24 @@ int pc_encode(struct buf *out, uint64_t index, const void *page, const void *bas
 	      struct pc_stats *st);
 enum { PC_ITEM_MAX = 16 + PC_PAGE };
 
-/* Walk a batch. For each item @fn gets the index, whether @page is a delta to be XORed
- * onto the present content or the content itself, and 4096 bytes. Everything is checked
- * before @fn sees it: index below @pages, sizes, LZ4. 0, what @fn returned if not 0, or
- * -EBADMSG with @err. */
-typedef int pc_item_fn(void *arg, uint64_t index, int delta, const void *page);
+/* What is to be done with a page. */
+enum pc_change {
+	PC_REPLACE, /* by 4096 bytes */
+	PC_XOR,	    /* with 4096 bytes */
+	PC_PATCH,   /* with a body of pagewords.h */
+};
+struct pc_item {
+	uint64_t index;
+	enum pc_change change;
+	const void *data;
+	unsigned len;
+};
+/* To the page's 4096 bytes. Cannot fail for an item that came from pc_decode(). */
+void pc_apply(void *page, enum pc_change change, const void *data, unsigned len);
+
+/* Walk a batch. Everything is checked before @fn sees an item: index below @pages, sizes, LZ4,
+ * runs. @fn may not keep item->data. 0, what @fn returned if not 0, or -EBADMSG with @err. */
+typedef int pc_item_fn(void *arg, const struct pc_item *item);
 int pc_decode(const void *batch, size_t len, uint64_t pages, pc_item_fn *fn, void *arg,
 	      struct err *err);
 

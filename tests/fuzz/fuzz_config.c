@@ -34,7 +34,7 @@ static void check_vm(const struct config_vm *v)
 	must(v->name[0] && ends(v->name, sizeof(v->name)) && !strchr(v->name, '/'));
 	must(v->host < CONFIG_HOSTS && v->vcpus >= 1 && v->vcpus <= CONFIG_VCPUS_MAX);
 	must(v->memory && v->memory % (1 << 20) == 0);
-	must(v->interval_us >= 500 && v->min_interval_us <= v->interval_us &&
+	must(v->interval_us >= 200 && v->min_interval_us <= v->interval_us &&
 	     v->inflight);
 	must(v->kernel[0] == '/' && ends(v->kernel, sizeof(v->kernel)));
 	must(v->n_disks <= CONFIG_DISKS_MAX && v->n_nets <= CONFIG_NETS_MAX);

@@ -14,16 +14,11 @@
 
 enum { PAGES = 1000 };
 
-static int item(void *arg, uint64_t index, int delta, const void *page)
+static int item(void *arg, const struct pc_item *it)
 {
-	uint8_t *ram = arg;
-
-	if (index >= PAGES)
+	if (it->index >= PAGES)
 		abort();
-	if (delta)
-		pc_xor(ram, page);
-	else
-		memcpy(ram, page, PC_PAGE);
+	pc_apply(arg, it->change, it->data, it->len);
 	return 0;
 }
 

@@ -93,6 +93,16 @@ static void count_for_ever(void)
 	}
 }
 
+static void compute(uint64_t rounds)
+{
+	static volatile uint64_t result;
+	uint64_t x = result;
+
+	while (rounds--)
+		x = mix(x + rounds);
+	result = x;
+}
+
 /* mode=dirty: nothing but memory is touched. */
 static void dirty_for_ever(void)
 {
@@ -102,6 +112,7 @@ static void dirty_for_ever(void)
 		if (params.pace_us)
 			start = time_ns();
 		memory_dirty(++n, params.dirty, params.set, params.words);
+		compute(params.compute);
 		*(volatile uint64_t *)GP_PROGRESS_GPA = n;
 		if (params.think_us)
 			wait_until(time_ns() + params.think_us * 1000);
@@ -110,9 +121,33 @@ static void dirty_for_ever(void)
 	}
 }
 
+static void serve_one(void)
+{
+	static uint64_t n;
+
+	memory_dirty(++n, params.dirty, params.set, params.words);
+	*(volatile uint64_t *)GP_PROGRESS_GPA = n;
+}
+
+/* mode=serve: a ping is a request, with writes to memory before its answer. */
+static void serve_for_ever(void)
+{
+	net_serve(serve_one);
+	for (;;) {
+		net_poll();
+		io_relax();
+	}
+}
+
 static void introduce(void)
 {
-	say(params.mode == MODE_COUNTER ? "guest: mode=counter" : "guest: mode=dirty");
+	static const char *const modes[] = {
+		[MODE_COUNTER] = "guest: mode=counter",
+		[MODE_DIRTY] = "guest: mode=dirty",
+		[MODE_SERVE] = "guest: mode=serve",
+	};
+
+	say(modes[params.mode]);
 	say_number(" dirty=", params.dirty, "");
 	say_number(" set=", params.set, "");
 	say_number(" net=", (uint64_t)params.net, "");
@@ -140,5 +175,7 @@ void guest_main(void)
 	params.console = params.console && console_open();
 	if (params.mode == MODE_DIRTY)
 		dirty_for_ever();
+	if (params.mode == MODE_SERVE)
+		serve_for_ever();
 	count_for_ever();
 }

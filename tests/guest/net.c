@@ -22,6 +22,7 @@ static uint8_t tx_busy[VRING_SIZE];
 static uint8_t mac[6];
 static struct net_report now;
 static int is_open;
+static void (*work_of_ping)(void);
 
 static void post(uint16_t slot)
 {
@@ -105,11 +106,18 @@ static void answer(const struct gp_frame *ping)
 {
 	struct out *o = slot_take();
 
+	if (work_of_ping)
+		work_of_ping();
 	if (!o)
 		return;
 	frame_fill(o, ping->src, GP_PONG);
 	o->frame.seq = ping->seq;
 	slot_send(o);
+}
+
+void net_serve(void (*work)(void))
+{
+	work_of_ping = work;
 }
 
 void net_poll(void)

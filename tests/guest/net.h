@@ -18,6 +18,8 @@ int net_open(void);
 void net_count(const struct net_report *r);
 /* Take what came in, answer pings. */
 void net_poll(void);
+/* @work is done for each ping before it is answered. */
+void net_serve(void (*work)(void));
 /* The last word. Nothing happens without a network. */
 void net_fail(const char *why);
 

@@ -69,11 +69,14 @@ void params_read(struct params *p, uint64_t *ram_end_out)
 	const char *mode = value_of(line, "mode"), *end = value_of(line, "end");
 
 	*p = (struct params){
-		.mode = mode && mode[0] == 'd' ? MODE_DIRTY : MODE_COUNTER,
+		.mode = mode && mode[0] == 'd'	 ? MODE_DIRTY
+			: mode && mode[0] == 's' ? MODE_SERVE
+						 : MODE_COUNTER,
 		.dirty = number_of(line, "dirty", 16),
 		.words = number_of(line, "words", 1),
 		.pace_us = number_of(line, "pace", 0),
 		.think_us = number_of(line, "think", 0),
+		.compute = number_of(line, "compute", 0),
 		.net = number_of(line, "net", 0) != 0,
 		.disk = number_of(line, "disk", 0) != 0,
 		.console = number_of(line, "console", 1) != 0,

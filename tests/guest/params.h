@@ -6,16 +6,17 @@
 
 #include <stdint.h>
 
-enum mode { MODE_COUNTER, MODE_DIRTY };
+enum mode { MODE_COUNTER, MODE_DIRTY, MODE_SERVE };
 
 struct params {
-	enum mode mode; /* mode=counter|dirty */
+	enum mode mode; /* mode=counter|dirty|serve */
 	uint64_t dirty; /* pages written each turn */
 	uint64_t
 		set; /* pages among which they go round; rounded up to a multiple of dirty */
 	uint64_t words;	   /* mode=dirty: 8-byte words changed in each page, 1 to 512 */
 	uint64_t pace_us;  /* pace=: from the start of one turn to that of the next */
 	uint64_t think_us; /* think=: busy in each turn */
+	uint64_t compute;  /* mode=dirty: rounds of arithmetic in each turn */
 	int net, disk, console;
 	uint64_t flush; /* each so many turns, 0: never */
 	/* mode=counter: after so many turns it does what end=off|reset says; 0: never. */

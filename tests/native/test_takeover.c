@@ -162,33 +162,37 @@ static void one_round(struct twohosts *p, unsigned round, struct tally *t)
 		       (unsigned long long)o.last_n, (unsigned long long)o.frames);
 }
 
-int main(int argc, char **argv)
+/* Two guests: one that says something all the time, so that most epochs end early and most of
+ * its pages are hot; one that writes so much that pages are copied while it runs. */
+static const struct phase {
+	const char *name, *cmdline;
+	unsigned memory_mib, interval_us, rounds_of_10;
+} phases[] = {
+	{"talking", "mode=counter dirty=64 net=1 disk=1 pace=500", 32, 10000, 8},
+	{"writing", "mode=counter dirty=3000 set=6000 net=1 disk=1", 64, 40000, 2},
+};
+
+static void run_phase(const struct phase *ph, const char *guest, unsigned rounds)
 {
-	unsigned rounds = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : 200;
-	uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 10) : clock_mono_ns() | 1;
-	char guest[300], cwd[200];
-	const char *out = getenv("B") ? getenv("B") : "build/out";
 	struct th_opts opts = {
 		.guest = guest,
-		.cmdline = "mode=counter dirty=64 net=1 disk=1 pace=500",
-		.memory_mib = 32,
+		.cmdline = ph->cmdline,
+		.memory_mib = ph->memory_mib,
 		.vcpus = 1,
-		.interval_us = 10000,
+		.interval_us = ph->interval_us,
 		.heartbeat_ms = 50,
 		.missed = 5,
 	};
 	static struct tally t;
 	static struct twohosts p;
 
-	setbuf(stdout, NULL);
-	printf("seed %llu\n", (unsigned long long)seed);
-	th_seed(seed);
-	if (!getcwd(cwd, sizeof(cwd)))
-		return 1;
-	(void)snprintf(guest, sizeof(guest), "%s/%s/tests/guest/guest.elf", cwd, out);
+	if (!rounds)
+		return;
+	memset(&t, 0, sizeof(t));
 	th_up(&p, &opts);
 	for (unsigned r = 0; r < rounds; r++)
 		one_round(&p, r, &t);
+	printf("%s guest, %u rounds\n", ph->name, rounds);
 	for (int d = 0; d < DEEDS; d++)
 		printf("%-16s %4llu times, silence ms: p50 %.1f  p99 %.1f  max %.1f\n",
 		       deed_name[d], (unsigned long long)t.gap[d].count,
@@ -197,5 +201,22 @@ int main(int argc, char **argv)
 		       (double)t.gap[d].max / 1e3);
 	printf("%u stopped primaries found themselves fenced\n", t.fenced);
 	th_down(&p);
+}
+
+int main(int argc, char **argv)
+{
+	unsigned rounds = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : 200;
+	uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 10) : clock_mono_ns() | 1;
+	char guest[300], cwd[200];
+	const char *out = getenv("B") ? getenv("B") : "build/out";
+
+	setbuf(stdout, NULL);
+	printf("seed %llu\n", (unsigned long long)seed);
+	th_seed(seed);
+	if (!getcwd(cwd, sizeof(cwd)))
+		return 1;
+	(void)snprintf(guest, sizeof(guest), "%s/%s/tests/guest/guest.elf", cwd, out);
+	for (size_t i = 0; i < sizeof(phases) / sizeof(phases[0]); i++)
+		run_phase(&phases[i], guest, rounds * phases[i].rounds_of_10 / 10);
 	return 0;
 }

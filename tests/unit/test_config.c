@@ -112,7 +112,9 @@ static void test_good_vm(void)
 	CU_ASSERT_STRING_EQUAL(v->cpu, "x86-64-v3");
 	CU_ASSERT_STRING_EQUAL(v->kernel, "/k/a");
 	CU_ASSERT_EQUAL(v->interval_us, 2500);
-	CU_ASSERT_EQUAL(v->min_interval_us, 1000);
+	CU_ASSERT_EQUAL(v->min_interval_us, 200);
+	CU_ASSERT_EQUAL(v->latency_target_us, 500);
+	CU_ASSERT_EQUAL(v->overhead_cap, 20);
 	CU_ASSERT_EQUAL(v->inflight, 3);
 	CU_ASSERT_EQUAL(v->delta_cache, 0);
 	CU_ASSERT_EQUAL(v->netbuf_limit, 8u << 20);
@@ -182,11 +184,13 @@ static void test_types(void)
 	expect(12, "cmdline = \"a\\nb\";",
 	       "rhea.conf:12: vms[0].cmdline: has a control character; remove it");
 	expect(13, "interval_ms = 0.1;",
-	       "rhea.conf:13: vms[0].interval_ms: out of range; give 0.5 to 10000");
+	       "rhea.conf:13: vms[0].interval_ms: out of range; give 0.2 to 10000");
 	expect(13, "interval_ms = \"fast\";",
 	       "rhea.conf:13: vms[0].interval_ms: must be a number of milliseconds, like 25 or 2.5");
 	expect(13, "interval_ms = 5; interval_us = 5000;",
 	       "rhea.conf:13: vms[0].interval_ms: is given as interval_us too; keep one");
+	expect(13, "overhead_cap = 0;",
+	       "rhea.conf:13: vms[0].overhead_cap: out of range; give 1 to 100");
 	expect(13, "interval_us = 2000; min_interval_us = 3000;",
 	       "rhea.conf:13: vms[0].min_interval_us: out of range; give 100 to 2000");
 	expect(15, "autostart = 1;",

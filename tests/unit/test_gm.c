@@ -159,6 +159,31 @@ static void test_marks(void)
 	gm_destroy(gm);
 }
 
+/* To look takes our marks and leaves nothing behind; to protect asks for a log. */
+static void test_peek(void)
+{
+	struct gm *gm = make(4 * GIB);
+	uint64_t *bits = calloc(gm_pages(gm) / 64, 8);
+	struct err err = {0};
+	int kvm, vm = attach(gm, &kvm);
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL(bits);
+	CU_ASSERT(gm_peek(gm, bits) == -EINVAL && gm_protect(gm, bits) == -EINVAL);
+	CU_ASSERT_FATAL(!gm_log(gm, 1, &err));
+	gm_mark(gm, 70 * 4096, 1);
+	gm_mark(gm, LAYOUT_RAM_HIGH + GIB - 4096, 1);
+	CU_ASSERT(!gm_peek(gm, bits) && count(bits, gm_pages(gm)) == 2);
+	CU_ASSERT(is_set(bits, 70) && is_set(bits, gm_pages(gm) - 1));
+	CU_ASSERT(!gm_protect(gm, bits)); /* both slots, first and last word */
+	memset(bits, 0, gm_pages(gm) / 8);
+	CU_ASSERT(!gm_protect(gm, bits)); /* nothing */
+	CU_ASSERT(!gm_peek(gm, bits) && count(bits, gm_pages(gm)) == 0);
+	free(bits);
+	close(vm);
+	close(kvm);
+	gm_destroy(gm);
+}
+
 enum { MARKS = 200000 };
 
 static void *marker(void *arg)
@@ -208,9 +233,13 @@ static void test_race(void)
 int main(void)
 {
 	static const struct unit_test tests[] = {
-		{"sizes", test_sizes},	 {"bounds", test_bounds},
-		{"the hole", test_hole}, {"copies", test_copy},
-		{"marks", test_marks},	 {"marks while harvesting", test_race},
+		{"sizes", test_sizes},
+		{"bounds", test_bounds},
+		{"the hole", test_hole},
+		{"copies", test_copy},
+		{"marks", test_marks},
+		{"looking and protecting", test_peek},
+		{"marks while harvesting", test_race},
 	};
 
 	return UNIT_MAIN("gm", tests);

@@ -77,7 +77,7 @@ static void both_init(struct both *t, size_t cache, size_t stage)
 	memset(t, 0, sizeof(*t));
 	CU_ASSERT_EQUAL_FATAL(gm_create(RAM, &t->a, &t->err), 0);
 	CU_ASSERT_EQUAL_FATAL(gm_create(RAM, &t->b, &t->err), 0);
-	CU_ASSERT_EQUAL_FATAL(mem_part_create(t->a, cache, &t->mp, &t->err), 0);
+	CU_ASSERT_EQUAL_FATAL(mem_part_create(t->a, NULL, cache, &t->mp, &t->err), 0);
 	CU_ASSERT_EQUAL_FATAL(mem_standby_create(t->b, stage, &t->ms, &t->err), 0);
 	t->p = mem_part(t->mp);
 	t->s = mem_standby(t->ms);
@@ -137,6 +137,31 @@ static void scribble(struct gm *gm, unsigned writes)
 	}
 }
 
+/* One word in each of many pages: more than a capture wants to copy in the pause. */
+static void spray(struct gm *gm)
+{
+	for (unsigned i = 0; i < 3000; i++) {
+		uint64_t word = rnd();
+
+		if (gm_write(gm, rnd() % (RAM / 8) * 8, &word, sizeof(word)))
+			abort();
+	}
+}
+
+/* The guest writes on while its pages are copied ahead, into the same pages and others. */
+static void capture_ahead(struct both *t, uint64_t epoch)
+{
+	if (rnd() % 8)
+		return;
+	spray(t->a);
+	CU_ASSERT_EQUAL_FATAL(t->p.ops->ahead(t->p.self, epoch, &t->err), 0);
+	scribble(t->a, (unsigned)(rnd() % 20));
+	if (rnd() % 2)
+		CU_ASSERT_EQUAL_FATAL(t->p.ops->ahead(t->p.self, epoch, &t->err), 0);
+	if (rnd() % 2)
+		spray(t->a);
+}
+
 static void send_apply(struct both *t, uint64_t epoch)
 {
 	CU_ASSERT_EQUAL_FATAL(t->p.ops->send(t->p.self, epoch, &t->down.sink, &t->err),
@@ -166,6 +191,7 @@ static void random_epochs(size_t cache, uint64_t epochs)
 		if (captured < epochs && captured - sent < QUEUE &&
 		    (captured == sent || rnd() % 2)) {
 			scribble(t.a, (unsigned)(rnd() % 20));
+			capture_ahead(&t, captured);
 			CU_ASSERT_TRUE_FATAL(
 				t.p.ops->capture(t.p.self, captured, &t.err) >= 0);
 			/* The whole memory costs much to compare: now and then. */
@@ -250,6 +276,27 @@ static void a_new_peer(void)
 	CU_ASSERT_EQUAL(sync_round(&t), 0);
 	CU_ASSERT_TRUE(same(&t));
 	CU_ASSERT_EQUAL(t.p.ops->send(t.p.self, 0, &t.down.sink, &err), -EINVAL);
+	both_fini(&t);
+}
+
+/* What was copied ahead for an epoch that never came is forgotten with its peer. */
+static void ahead_of_nothing(void)
+{
+	struct both t;
+
+	both_init(&t, RAM, RAM);
+	CU_ASSERT_EQUAL_FATAL(sync_begin(&t), 0);
+	CU_ASSERT_EQUAL(sync_round(&t), 0);
+	spray(t.a);
+	CU_ASSERT_EQUAL(t.p.ops->ahead(t.p.self, 0, &t.err), 0);
+	t.p.ops->unlinked(t.p.self);
+	spray(t.a);
+	CU_ASSERT_EQUAL_FATAL(sync_begin(&t), 0);
+	CU_ASSERT_EQUAL(sync_round(&t), 0);
+	CU_ASSERT_EQUAL(gm_write(t.a, 0, "x", 1), 0);
+	CU_ASSERT_EQUAL(t.p.ops->capture(t.p.self, 0, &t.err), 1);
+	send_apply(&t, 0);
+	CU_ASSERT_TRUE(same(&t));
 	both_fini(&t);
 }
 
@@ -391,6 +438,7 @@ static const struct part_ops g_ops = {
 	.setup = part_no_setup,
 	.sync_begin = part_no_sync_begin,
 	.sync_round = part_no_sync_round,
+	.ahead = part_no_ahead,
 	.pause = g_pause,
 	.capture = g_capture,
 	.resume = g_resume,
@@ -498,6 +546,7 @@ static const struct unit_test tests[] = {
 	{"hundreds of epochs, nothing cached", without_cache},
 	{"what is counted", counts},
 	{"a new peer starts from nothing", a_new_peer},
+	{"copied ahead for nothing", ahead_of_nothing},
 	{"sizes that differ, pages before hello", sizes_differ},
 	{"hostile batches", hostile_primary},
 	{"takeover while the guest writes", takeovers},

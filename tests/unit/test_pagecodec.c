@@ -6,6 +6,7 @@
 #include "hv/base/wire.h"
 #include "replication/deltapack.h"
 #include "replication/pagecodec.h"
+#include "replication/pagewords.h"
 #include "tests/unit/unit.h"
 
 #include <errno.h>
@@ -44,17 +45,14 @@ struct mirror {
 	uint64_t last;
 };
 
-static int mirror_item(void *arg, uint64_t index, int delta, const void *page)
+static int mirror_item(void *arg, const struct pc_item *it)
 {
 	struct mirror *m = arg;
 
 	m->items++;
-	m->deltas += delta != 0;
-	m->last = index;
-	if (delta)
-		pc_xor(m->page[index], page);
-	else
-		memcpy(m->page[index], page, PC_PAGE);
+	m->deltas += it->change != PC_REPLACE;
+	m->last = it->index;
+	pc_apply(m->page[it->index], it->change, it->data, it->len);
 	return 0;
 }
 
@@ -94,17 +92,22 @@ static void test_kinds(void)
 	CU_ASSERT_EQUAL(pc_encode(&b, 2, page, base, &st), 0); /* delta */
 	CU_ASSERT_EQUAL(decode(&b, m), 0);
 	CU_ASSERT_EQUAL(m->deltas, 1);
+	CU_ASSERT_EQUAL(st.words, 1);
 	CU_ASSERT_EQUAL(memcmp(m->page[2], page, PC_PAGE), 0);
+	memcpy(base, page, sizeof(base));
+	for (int i = 0; i < PC_PAGE; i += 40)
+		page[i]++;
+	CU_ASSERT_EQUAL(pc_encode(&b, 2, page, base, &st), 0); /* a larger one */
 	text(page);
 	CU_ASSERT_EQUAL(pc_encode(&b, 3, page, base, &st),
 			0); /* a delta of noise is no use */
-	CU_ASSERT_EQUAL(st.pages, 5);
+	CU_ASSERT_EQUAL(st.pages, 6);
 	CU_ASSERT_EQUAL(st.zero, 1);
 	CU_ASSERT_EQUAL(st.raw, 1);
 	CU_ASSERT_EQUAL(st.unchanged, 1);
 	CU_ASSERT_EQUAL(st.xor_lz4, 1);
 	CU_ASSERT_EQUAL(st.lz4, 1);
-	CU_ASSERT_EQUAL(st.bytes_raw, 5 * PC_PAGE);
+	CU_ASSERT_EQUAL(st.bytes_raw, 6 * PC_PAGE);
 	CU_ASSERT_EQUAL(st.bytes_out, b.len);
 	CU_ASSERT_EQUAL(decode(&b, m), 0);
 	CU_ASSERT_EQUAL(memcmp(m->page[3], page, PC_PAGE), 0);
@@ -155,7 +158,7 @@ static void test_every_byte_counts(void)
 	CU_ASSERT_EQUAL(wrong, 0);
 	CU_ASSERT_EQUAL(st.zero, 0);
 	CU_ASSERT_EQUAL(st.unchanged, 0);
-	CU_ASSERT_EQUAL(st.xor_lz4, PC_PAGE);
+	CU_ASSERT_EQUAL(st.words, PC_PAGE);
 	buf_fini(&b);
 }
 
@@ -206,8 +209,9 @@ static void test_random_histories(void)
 		CU_ASSERT_EQUAL_FATAL(memcmp(m->page, now, sizeof(now)), 0);
 	}
 	CU_ASSERT_EQUAL(st.pages, 400 * PAGES);
-	CU_ASSERT_EQUAL(st.unchanged + st.zero + st.raw + st.lz4 + st.xor_lz4, st.pages);
-	CU_ASSERT(st.unchanged && st.zero && st.raw && st.lz4 && st.xor_lz4);
+	CU_ASSERT_EQUAL(st.unchanged + st.zero + st.raw + st.lz4 + st.xor_lz4 + st.words,
+			st.pages);
+	CU_ASSERT(st.unchanged && st.zero && st.raw && st.lz4 && st.xor_lz4 && st.words);
 	buf_fini(&b);
 	free(m);
 }
@@ -237,6 +241,39 @@ static void pack_and_check(const uint64_t *delta)
 			break;
 	}
 	CU_ASSERT(need != 0);
+}
+
+/* Random masks, and the two ways of finding them. */
+static void test_words(void)
+{
+	static uint8_t page[PC_PAGE], base[PC_PAGE], copy[PC_PAGE], body[PW_BODY_MAX];
+	uint64_t mask[PW_WORDS / 64], plain[PW_WORDS / 64];
+	unsigned n, len;
+
+	for (unsigned round = 0; round < 4000; round++) {
+		noise(base);
+		memcpy(page, base, sizeof(page));
+		n = (unsigned)(rnd() % (round % 3 ? 20 : 700));
+		while (n--)
+			page[rnd() % PC_PAGE] ^= (uint8_t)rnd();
+		if (round % 100 == 0)
+			for (unsigned i = 0; i < PC_PAGE; i++)
+				page[i] = (uint8_t)~base[i]; /* each word */
+		if (round % 100 == 1)
+			for (unsigned i = 0; i < PC_PAGE; i += 16)
+				page[i] ^= 1; /* each second word */
+		n = pw_diff(mask, page, base);
+		CU_ASSERT_EQUAL_FATAL(n, pw_diff_plain(plain, page, base));
+		CU_ASSERT_EQUAL_FATAL(memcmp(mask, plain, sizeof(mask)), 0);
+		len = pw_pack(body, mask, page);
+		CU_ASSERT_FATAL(len <= PW_BODY_MAX);
+		CU_ASSERT_EQUAL(pw_check(body, len), n != 0);
+		memcpy(copy, base, sizeof(copy));
+		pw_apply(copy, body, len);
+		CU_ASSERT_EQUAL_FATAL(memcmp(copy, page, sizeof(copy)), 0);
+		pw_apply(copy, body, len); /* again: nothing changes */
+		CU_ASSERT_EQUAL_FATAL(memcmp(copy, page, sizeof(copy)), 0);
+	}
 }
 
 static void test_delta_pack(void)
@@ -302,7 +339,14 @@ static void test_hostile(void)
 			-EBADMSG);
 	CU_ASSERT_EQUAL(hostile(0 << 8 | PC_XOR_LZ4, sizeof(back), back, sizeof(back)),
 			-EBADMSG);
-	CU_ASSERT_EQUAL(hostile(0 << 8 | 4, 0, NULL, 0), -EBADMSG);
+	CU_ASSERT_EQUAL(hostile(0 << 8 | PC_WORDS, 0, NULL, 0), -EBADMSG);
+	CU_ASSERT_EQUAL(hostile(0 << 8 | PC_WORDS, 10, "\xff\x01 8 bytes", 10), 0);
+	CU_ASSERT_EQUAL(hostile(0 << 8 | PC_WORDS, 18, "\xff\x03 16 bytes in all", 18),
+			-EBADMSG); /* the last word and one more */
+	CU_ASSERT_EQUAL(hostile(0 << 8 | PC_WORDS, 9, "\x00\x00 7 byte", 9), -EBADMSG);
+	CU_ASSERT_EQUAL(hostile(0 << 8 | PC_WORDS, 11, "\x00\x00 8 bytes?", 11),
+			-EBADMSG);
+	CU_ASSERT_EQUAL(hostile(0 << 8 | 5, 0, NULL, 0), -EBADMSG);
 	CU_ASSERT_EQUAL(hostile(0 << 8 | 255, PC_PAGE, junk, PC_PAGE), -EBADMSG);
 	CU_ASSERT_EQUAL(hostile((PAGES - 1) << 8 | PC_ZERO, 0, NULL, 0), 0);
 	CU_ASSERT_EQUAL(hostile(PAGES << 8 | PC_ZERO, 0, NULL, 0), -EBADMSG);
@@ -335,7 +379,7 @@ static void test_cut_anywhere(void)
 	free(m);
 }
 
-static int stop_at_second(void *arg, uint64_t index, int delta, const void *page)
+static int stop_at_second(void *arg, const struct pc_item *it)
 {
 	return ++*(int *)arg == 2 ? -EIO : 0;
 }
@@ -399,6 +443,7 @@ static const struct unit_test tests[] = {
 	{"a page becomes zero", test_to_zero},
 	{"every byte counts", test_every_byte_counts},
 	{"random histories", test_random_histories},
+	{"words that changed", test_words},
 	{"sparse deltas are LZ4 blocks", test_delta_pack},
 	{"a batch of nothing", test_empty_batch},
 	{"hostile items", test_hostile},

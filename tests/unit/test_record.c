@@ -380,6 +380,10 @@ static void golden_batch(struct buf *b)
 	buf_reset(&body);
 	lz4_run(&body, "deltaXOR\0", 9, 0);
 	item(b, 0x123456, PC_XOR_LZ4, &body);
+	buf_reset(&body);
+	CU_ASSERT_EQUAL(buf_add(&body, "\x05\x02two words, new.\0\xff\x01the last", 28),
+			0);
+	item(b, 4, PC_WORDS, &body);
 	CU_ASSERT_FALSE(body.failed || b->failed);
 	buf_fini(&body);
 }
@@ -398,17 +402,25 @@ static void golden_write(struct tape *t)
 	buf_fini(&batch);
 }
 
-static int golden_page(void *arg, uint64_t index, int delta, const void *page)
+static int golden_page(void *arg, const struct pc_item *it)
 {
-	static uint8_t want[PC_PAGE];
+	static uint8_t want[PC_PAGE], page[PC_PAGE];
 
 	++*(int *)arg;
-	memset(want, index == 3 ? 0xab : 0, sizeof(want));
-	if (index == 2)
+	memset(page, 0, sizeof(page));
+	pc_apply(page, it->change, it->data, it->len);
+	memset(want, it->index == 3 ? 0xab : 0, sizeof(want));
+	if (it->index == 2)
 		noise(want);
-	if (index == 0x123456)
+	if (it->index == 0x123456)
 		memcpy(want, "deltaXOR", sizeof("deltaXOR")); /* the rest is zero */
-	CU_ASSERT_EQUAL(delta, index == 0x123456);
+	if (it->index == 4) {
+		memcpy(want + 40, "two words, new.", 16);
+		memcpy(want + PC_PAGE - 8, "the last", 8);
+	}
+	CU_ASSERT_EQUAL(it->change, it->index == 0x123456 ? PC_XOR
+				    : it->index == 4	  ? PC_PATCH
+							  : PC_REPLACE);
 	CU_ASSERT_EQUAL(memcmp(page, want, PC_PAGE), 0);
 	return 0;
 }
@@ -450,7 +462,7 @@ static void test_golden(void)
 	CU_ASSERT_EQUAL(r.epoch, UINT64_MAX);
 	CU_ASSERT_EQUAL(pc_decode(r.payload, r.len, 1 << 24, golden_page, &pages, &err),
 			0);
-	CU_ASSERT_EQUAL(pages, 4);
+	CU_ASSERT_EQUAL(pages, 5);
 	CU_ASSERT_EQUAL(rec_recv(&in, &r, &err), 0);
 	CU_ASSERT_EQUAL(rec_recv(&in, &r, &err), -EPIPE);
 	rec_stream_fini(&in);

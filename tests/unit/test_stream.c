@@ -163,20 +163,24 @@ static void end_of_wrong_size(void)
 
 static void epochs_in_time(void)
 {
-	struct sched s = {
-		.now = 1000, .interval = 100, .min_interval = 10, .max_inflight = 2};
+	struct control_config cfg = {
+		.interval = 100, .min_interval = 10, .overhead_cap = 100};
+	struct control c = {0};
+	struct sched s = {.now = 1000, .max_inflight = 2};
 
-	CU_ASSERT_EQUAL(sched_next(&s), 1000); /* the first comes at once */
+	CU_ASSERT_EQUAL(sched_next(&s, &c, &cfg), 1000); /* the first comes at once */
 	s.last_start = 950;
-	CU_ASSERT_EQUAL(sched_next(&s), 1050);
-	s.requested = 1;
-	CU_ASSERT_EQUAL(sched_next(&s), 960);
-	s.min_interval = 500; /* longer than the interval: the interval holds */
-	CU_ASSERT_EQUAL(sched_next(&s), 1050);
+	CU_ASSERT_EQUAL(sched_next(&s, &c, &cfg), 1050);
+	s.output_since = 955;
+	CU_ASSERT_EQUAL(sched_next(&s, &c, &cfg), 960);
+	cfg.min_interval = 500; /* longer than the interval: the interval holds */
+	CU_ASSERT_EQUAL(sched_next(&s, &c, &cfg), 1050);
 	s.inflight = 2;
-	CU_ASSERT_EQUAL(sched_next(&s), SCHED_NEVER);
+	CU_ASSERT_EQUAL(sched_next(&s, &c, &cfg), SCHED_NEVER);
 	s.inflight = 1;
-	CU_ASSERT_EQUAL(sched_next(&s), 1050);
+	CU_ASSERT_EQUAL(sched_next(&s, &c, &cfg), 1050);
+	s.hurry = 1;
+	CU_ASSERT_EQUAL(sched_next(&s, &c, &cfg), 1000);
 }
 
 static void precopy_ends(void)
