@@ -169,7 +169,7 @@ static const struct phase {
 	unsigned memory_mib, interval_us, rounds_of_10;
 } phases[] = {
 	{"talking", "mode=counter dirty=64 net=1 disk=1 pace=500", 32, 10000, 8},
-	{"writing", "mode=counter dirty=3000 set=6000 net=1 disk=1", 64, 40000, 2},
+	{"writing", "mode=counter dirty=4000 net=1 disk=1", 64, 40000, 2},
 };
 
 static void run_phase(const struct phase *ph, const char *guest, unsigned rounds)
