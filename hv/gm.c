@@ -15,6 +15,7 @@
 #include "hv/layout.h"
 
 #include <errno.h>
+#include <emmintrin.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/kvm.h>
@@ -274,17 +275,20 @@ static int fetch_log(struct gm *gm)
 	return 0;
 }
 
-/* Protect what is set in words [from, to) of @bitmap, which belong to slot @slot. One call from
- * the first to the last that is: each costs a flush of all vCPUs' TLBs. */
+/* Protect what is set in words [from, to) of @bitmap, as far as they belong to slot @slot. One call
+ * from the first to the last that is: each costs a flush of all vCPUs' TLBs. */
 static int protect_slot(struct gm *gm, unsigned slot, const uint64_t *bitmap,
 			uint64_t from, uint64_t to)
 {
 	struct kvm_clear_dirty_log c = {.slot = slot};
-	uint64_t start = from;
+	uint64_t start = slot ? words(gm->low) : 0;
+	uint64_t end = slot ? words(gm->bytes) : words(gm->low);
 
+	from = from > start ? from : start;
+	to = to < end ? to : end;
 	while (from < to && !bitmap[from])
 		from++;
-	if (from == to)
+	if (from >= to)
 		return 0;
 	while (!bitmap[to - 1])
 		to--;
@@ -294,21 +298,28 @@ static int protect_slot(struct gm *gm, unsigned slot, const uint64_t *bitmap,
 	return ioctl(gm->vm_fd, KVM_CLEAR_DIRTY_LOG, &c) ? -errno : 0;
 }
 
-int gm_protect(struct gm *gm, const uint64_t *bitmap)
+int gm_protect(struct gm *gm, const uint64_t *bitmap, uint64_t from, uint64_t to)
 {
-	uint64_t low = words(gm->low), all = words(gm->bytes);
 	int rc;
 
 	if (!gm->logging)
 		return -EINVAL;
 	if (gm->vm_fd < 0)
 		return 0;
-	rc = protect_slot(gm, 0, bitmap, 0, low);
-	return rc || slot_count(gm) == 1 ? rc : protect_slot(gm, 1, bitmap, low, all);
+	rc = protect_slot(gm, 0, bitmap, from, to);
+	return rc || slot_count(gm) == 1 ? rc : protect_slot(gm, 1, bitmap, from, to);
+}
+
+/* Word @w of @bitmap has bits more. */
+static void add_word(uint64_t *bitmap, uint64_t *which, uint64_t w, uint64_t bits)
+{
+	bitmap[w] |= bits;
+	if (which && bits)
+		which[w / PAGES_A_WORD] |= 1ull << (w % PAGES_A_WORD);
 }
 
 /* What we marked goes to @bitmap, or nowhere. */
-static void take_marks(struct gm *gm, uint64_t *bitmap)
+static void take_marks(struct gm *gm, uint64_t *bitmap, uint64_t *which_out)
 {
 	for (uint64_t i = 0; i < words_of_words(gm->bytes); i++) {
 		uint64_t which = 0;
@@ -321,7 +332,7 @@ static void take_marks(struct gm *gm, uint64_t *bitmap)
 			uint64_t marks = atomic_exchange(&gm->marked[w], 0);
 
 			if (bitmap)
-				bitmap[w] |= marks;
+				add_word(bitmap, which_out, w, marks);
 		}
 	}
 }
@@ -332,12 +343,12 @@ int gm_log(struct gm *gm, int on, struct err *err)
 
 	/* Our marks first: what is marked from here on is kept. */
 	if (on)
-		take_marks(gm, NULL);
+		take_marks(gm, NULL, NULL);
 	if (gm->vm_fd >= 0 && !(on && gm->logging))
 		rc = set_slots(gm, gm->vm_fd, on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
 	else if (on && gm->logging) {
 		rc = fetch_log(gm);
-		rc = rc ? rc : gm_protect(gm, gm->scratch);
+		rc = rc ? rc : gm_protect(gm, gm->scratch, 0, words(gm->bytes));
 	}
 	if (rc)
 		return err_sys(err, rc, "guest memory: dirty log %s", on ? "on" : "off");
@@ -348,7 +359,17 @@ int gm_log(struct gm *gm, int on, struct err *err)
 enum { STRIDE = 8 }; /* words looked at together: a cache line */
 _Static_assert(GM_STEP / GM_PAGE / PAGES_A_WORD % STRIDE == 0, "no stride at the end");
 
-int gm_peek(struct gm *gm, uint64_t *bitmap)
+/* Most of a large guest's bitmap is looked at here, in each pause. */
+static int is_empty(const uint64_t w[STRIDE])
+{
+	const __m128i *v = (const __m128i *)w, zero = _mm_setzero_si128();
+	__m128i a = _mm_or_si128(_mm_loadu_si128(v), _mm_loadu_si128(v + 1));
+	__m128i b = _mm_or_si128(_mm_loadu_si128(v + 2), _mm_loadu_si128(v + 3));
+
+	return _mm_movemask_epi8(_mm_cmpeq_epi8(_mm_or_si128(a, b), zero)) == 0xffff;
+}
+
+int gm_peek(struct gm *gm, uint64_t *bitmap, uint64_t *which)
 {
 	uint64_t n = words(gm->bytes);
 	int rc;
@@ -360,21 +381,20 @@ int gm_peek(struct gm *gm, uint64_t *bitmap)
 		return rc;
 	for (uint64_t i = 0; i < n; i += STRIDE) {
 		const uint64_t *w = gm->scratch + i;
-		uint64_t any = 0;
 
+		if (is_empty(w))
+			continue;
 		for (unsigned k = 0; k < STRIDE; k++)
-			any |= w[k];
-		for (unsigned k = 0; any && k < STRIDE; k++)
-			bitmap[i + k] |= w[k];
+			add_word(bitmap, which, i + k, w[k]);
 	}
-	take_marks(gm, bitmap);
+	take_marks(gm, bitmap, which);
 	return 0;
 }
 
 int gm_harvest(struct gm *gm, uint64_t *bitmap)
 {
-	int rc = gm_peek(gm, bitmap);
+	int rc = gm_peek(gm, bitmap, NULL);
 
 	/* Not @bitmap: what was set there before is no news of KVM's. */
-	return rc ? rc : gm_protect(gm, gm->scratch);
+	return rc ? rc : gm_protect(gm, gm->scratch, 0, words(gm->bytes));
 }

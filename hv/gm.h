@@ -49,13 +49,15 @@ int gm_log(struct gm *gm, int on, struct err *err);
 /* OR all pages written since they were protected last (by the guest and by us) into @bitmap
  * (gm_pages() bits, little-endian words). Our own marks move there; KVM's log stays as it is,
  * so a page that is not protected afterwards costs the guest no fault when it is written
- * again, and is named again each time. Costs the guest nothing. 0 or -errno; after an error
+ * again, and is named again each time. @words: a bit for each word of @bitmap, set where a page
+ * was named, so that a large bitmap need not be read whole; or NULL. Costs the guest nothing. 0 or -errno; after an error
  * some marks may be in neither place: the caller must treat the checkpoint as failed and sync
  * in full. One thread at a time, also with the two below. */
-int gm_peek(struct gm *gm, uint64_t *bitmap);
-/* Start anew for the pages of @bitmap: the next write to each is logged. What is copied after
- * this, while the guest runs, may be torn, but then it will be named again. 0 or -errno. */
-int gm_protect(struct gm *gm, const uint64_t *bitmap);
+int gm_peek(struct gm *gm, uint64_t *bitmap, uint64_t *words);
+/* Start anew for the pages that @bitmap names in its words [from, to): the next write to each is
+ * logged. What is copied after this, while the guest runs, may be torn, but then it will be named
+ * again. 0 or -errno. */
+int gm_protect(struct gm *gm, const uint64_t *bitmap, uint64_t from, uint64_t to);
 /* gm_peek(), and gm_protect() for all that it found. */
 int gm_harvest(struct gm *gm, uint64_t *bitmap);
 

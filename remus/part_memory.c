@@ -18,6 +18,7 @@
 #include "hv/base/err.h"
 #include "hv/gm.h"
 #include "remus/stream.h"
+#include "replication/pagewords.h"
 #include "replication/record.h"
 
 #include <errno.h>
@@ -90,19 +91,28 @@ int mem_send_page(struct mem_part *m, struct rec_sink *sink, uint64_t epoch,
 	return rc;
 }
 
-/* A page of an epoch. One that stays the same is told to the capture. */
-static int send_captured(struct mem_part *m, struct rec_sink *sink, struct shot *s,
-			 size_t i)
+/* What changed in a hot page: as it is, or through the page itself if that may be shorter. */
+static int send_hot(struct mem_part *m, struct rec_sink *sink, uint64_t epoch,
+		    const struct shot_hot *h, const uint8_t *body)
 {
-	uint64_t same = m->stats.unchanged;
-	uint8_t *idle = &m->idle[s->index[i]];
-	int rc = mem_send_page(m, sink, s->epoch, s->index[i], &s->page[i]);
+	const void *base = pc_cache_get(m->cache, h->index);
+	void *page;
+	int rc;
 
-	*idle = m->stats.unchanged > same ? (uint8_t)(*idle + 1) : 0;
-	if (*idle == HOT_IDLE) {
-		*idle = 0;
-		mem_capture_cool(m, s->index[i]);
+	if (h->len > PC_WORDS_SMALL && base) {
+		rc = page_pool_take(&m->pool, &page, 1);
+		if (rc)
+			return rc;
+		memcpy(page, base, GM_PAGE);
+		pc_apply(page, PC_PATCH, body, h->len);
+		rc = mem_send_page(m, sink, epoch, h->index, &page);
+		page_pool_give(&m->pool, &page, 1);
+		return rc;
 	}
+	rc = pc_encode_words(&m->batch, h->index, body, h->len, &m->stats);
+	pc_cache_patch(m->cache, h->index, body, h->len);
+	if (!rc && m->batch.len > BATCH_BYTES - PC_ITEM_MAX)
+		rc = mem_flush(m, sink, epoch);
 	return rc;
 }
 
@@ -121,7 +131,11 @@ static int mem_send(void *self, uint64_t epoch, struct rec_sink *sink, struct er
 	}
 	n = s->n;
 	for (size_t i = 0; i < n && !rc; i++)
-		rc = send_captured(m, sink, s, i);
+		rc = mem_send_page(m, sink, epoch, s->index[i], &s->page[i]);
+	for (size_t i = 0; i < s->n_hot && !rc; i++)
+		if (s->hot[i].len)
+			rc = send_hot(m, sink, epoch, &s->hot[i],
+				      s->body + i * PW_BODY_MAX);
 	if (!rc)
 		rc = mem_flush(m, sink, epoch);
 	mem_shot_put(m, s);

@@ -14,8 +14,6 @@
 #include "remus/shot.h"
 #include "replication/pagecodec.h"
 
-enum { MEM_COOL_MAX = 256 }; /* pages found unchanged and not yet told to the capture */
-
 struct mem_part {
 	struct gm *gm;
 	struct vm *vm; /* NULL: nobody helps to copy */
@@ -25,27 +23,27 @@ struct mem_part {
 	struct shots shots;
 	atomic_uint_fast64_t last_dirty;
 
-	pthread_mutex_t lock; /* @shown, @cool */
+	pthread_mutex_t lock; /* @shown */
 	struct pc_stats shown;
-	uint64_t cool[MEM_COOL_MAX];
-	size_t n_cool;
 
 	/* Epoch thread only (part_memory_capture.c), and sync_begin, which the engine keeps
 	 * apart from it. */
 	struct hot hot;
+	uint64_t *words;   /* bitmap over the words of @todo: all that are not 0 */
 	uint64_t *protect; /* bitmap: about to be protected; empty between two captures */
+	uint32_t *touched; /* words of @protect that are not empty, in order */
+	size_t n_touched;
 	struct shot *shot; /* of the epoch that runs: what was copied ahead; or NULL */
 	uint32_t *slot;	   /* of a page: where in @shot it may be */
 	uint32_t *again;   /* slots whose pages were written since they were copied */
 	size_t n_again, fresh; /* fresh: pages of @shot before those that are new now */
-	atomic_size_t copied;  /* of those and of those again: taken by somebody */
+	atomic_size_t copied;  /* pieces of work: taken by somebody */
 
 	/* Sender only. */
 	struct pc_cache *cache;
 	struct buf batch;
 	struct pc_stats stats;
-	uint8_t *idle; /* of a page: sent so often without a change */
-	size_t peak;   /* pages of recent captures */
+	size_t peak; /* pages of recent captures */
 	int first_round;
 	int peer_fits; /* written by the receiver before the engine starts the sync */
 };
@@ -72,8 +70,6 @@ int mem_capture_init(struct mem_part *m); /* 0 or -ENOMEM; fini in either case *
 void mem_capture_fini(struct mem_part *m);
 void mem_capture_reset(
 	struct mem_part *m); /* a new peer: nothing is hot, nothing ahead */
-/* Sender: @index did not change for long. */
-void mem_capture_cool(struct mem_part *m, uint64_t index);
 /* Operations of part_ops. */
 int mem_ahead(void *self, uint64_t epoch, struct err *err);
 int mem_capture(void *self, uint64_t epoch, struct err *err);

@@ -3,6 +3,9 @@
  */
 #include "remus/shot.h"
 
+#include "remus/hotpages.h"
+#include "replication/pagewords.h"
+
 #include <stdlib.h>
 
 static void shot_free(struct shot *s)
@@ -11,6 +14,8 @@ static void shot_free(struct shot *s)
 		return;
 	free(s->index);
 	free(s->page);
+	free(s->hot);
+	free(s->body);
 	free(s);
 }
 
@@ -22,7 +27,9 @@ static struct shot *shot_new(uint64_t pages)
 		return NULL;
 	s->index = malloc(pages * sizeof(*s->index));
 	s->page = malloc(pages * sizeof(*s->page));
-	if (s->index && s->page)
+	s->hot = malloc(HOT_MAX * sizeof(*s->hot));
+	s->body = malloc((size_t)HOT_MAX * PW_BODY_MAX);
+	if (s->index && s->page && s->hot && s->body)
 		return s;
 	shot_free(s);
 	return NULL;
@@ -60,7 +67,7 @@ struct shot *shots_get(struct shots *q)
 
 void shots_put(struct shots *q, struct shot *s)
 {
-	s->n = 0;
+	s->n = s->n_hot = 0;
 	pthread_mutex_lock(&q->lock);
 	s->next = q->free;
 	q->free = s;

@@ -17,6 +17,13 @@ struct shot {
 	size_t n;
 	uint64_t *index;
 	void **page;
+	/* Of hot pages, what changed: bodies of pagewords.h, PW_BODY_MAX bytes apart. */
+	size_t n_hot;
+	struct shot_hot {
+		uint64_t index;
+		unsigned len; /* 0: nothing */
+	} * hot;
+	uint8_t *body;
 	struct shot *next;
 };
 

@@ -2,6 +2,7 @@
  * pagecache - what was sent last of each page, bounded and direct-mapped.
  */
 #include "replication/pagecodec.h"
+#include "replication/pagewords.h"
 
 #include <stdlib.h>
 
@@ -64,6 +65,14 @@ void *pc_cache_swap(struct pc_cache *c, uint64_t index, void *page)
 	old = s->page;
 	*s = (struct slot){.index = index, .page = page};
 	return old;
+}
+
+void pc_cache_patch(struct pc_cache *c, uint64_t index, const void *body, unsigned len)
+{
+	struct slot *s = c->slots ? &c->slot[index % c->slots] : NULL;
+
+	if (s && s->index == index)
+		pw_apply(s->page, body, len);
 }
 
 void pc_cache_clear(struct pc_cache *c)

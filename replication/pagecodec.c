@@ -169,6 +169,24 @@ static int few_words(struct buf *out, uint64_t index, const void *page,
 	return 0;
 }
 
+_Static_assert(PC_WORDS_SMALL == FEW_WORDS * (2 + 8), "the same limit, in bytes");
+_Static_assert(sizeof(struct item) + PW_BODY_MAX <= PC_ITEM_MAX, "worst case");
+
+int pc_encode_words(struct buf *out, uint64_t index, const void *body, unsigned len,
+		    struct pc_stats *st)
+{
+	uint8_t *p = buf_grow(out, sizeof(struct item) + len);
+
+	if (!p)
+		return -ENOMEM;
+	st->pages++;
+	st->bytes_raw += PC_PAGE;
+	item_put(p, index, PC_WORDS, len);
+	memcpy(p + sizeof(struct item), body, len);
+	count(st, PC_WORDS, sizeof(struct item) + len);
+	return 0;
+}
+
 int pc_encode(struct buf *out, uint64_t index, const void *page, const void *base,
 	      struct pc_stats *st)
 {

@@ -33,7 +33,13 @@ struct pc_stats {
  * @base. Adds to @st. 0 or -ENOMEM. Worst case PC_ITEM_MAX bytes. */
 int pc_encode(struct buf *out, uint64_t index, const void *page, const void *base,
 	      struct pc_stats *st);
-enum { PC_ITEM_MAX = 16 + PC_PAGE };
+/* The same for a page of which only these words are known to have changed (a body of pagewords.h). */
+int pc_encode_words(struct buf *out, uint64_t index, const void *body, unsigned len,
+		    struct pc_stats *st);
+enum {
+	PC_ITEM_MAX = 16 + PC_PAGE + 512,
+	PC_WORDS_SMALL = 640, /* bytes: a longer body is better encoded from the page */
+};
 
 /* What is to be done with a page. */
 enum pc_change {
@@ -68,6 +74,8 @@ pc_cache_create(size_t slots); /* returns owned, or NULL: out of memory */
 void pc_cache_destroy(struct pc_cache *c);
 const void *pc_cache_get(const struct pc_cache *c, uint64_t index);
 void *pc_cache_swap(struct pc_cache *c, uint64_t index, void *page); /* may be NULL */
+/* Words of a page were sent: put them into what is kept, if it is. */
+void pc_cache_patch(struct pc_cache *c, uint64_t index, const void *body, unsigned len);
 void pc_cache_clear(struct pc_cache *c); /* forget all: the peer is a new one */
 
 /* One page's memory for the cache, contents undefined; NULL: out of memory. */

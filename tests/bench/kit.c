@@ -144,6 +144,14 @@ struct spread spread_of(const double *v, unsigned n)
 	return (struct spread){s[0], s[n / 2], s[n - 1], n};
 }
 
+void kit_hist_since(struct hist *h, const struct hist *before)
+{
+	h->count -= before->count;
+	h->sum -= before->sum;
+	for (unsigned i = 0; i < HIST_BUCKETS; i++)
+		h->bucket[i] -= before->bucket[i];
+}
+
 static int met(enum kit_target how, double value, double ratio, double target)
 {
 	switch (how) {

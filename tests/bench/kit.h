@@ -104,6 +104,9 @@ enum kit_target {
 void kit_row(struct kit *k, const char *figure, const char *unit, struct spread value,
 	     struct spread floor, enum kit_target how, double target);
 
+/* @h less what it was at an earlier time. */
+void kit_hist_since(struct hist *h, const struct hist *before);
+
 static inline double kit_us(const struct hist *h, double q)
 {
 	return (double)hist_quantile(h, q) / 1000;

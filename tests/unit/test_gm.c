@@ -163,21 +163,26 @@ static void test_marks(void)
 static void test_peek(void)
 {
 	struct gm *gm = make(4 * GIB);
-	uint64_t *bits = calloc(gm_pages(gm) / 64, 8);
+	uint64_t all = gm_pages(gm) / 64, *bits = calloc(all, 8),
+		 *which = calloc(all / 64, 8);
 	struct err err = {0};
 	int kvm, vm = attach(gm, &kvm);
 
-	CU_ASSERT_PTR_NOT_NULL_FATAL(bits);
-	CU_ASSERT(gm_peek(gm, bits) == -EINVAL && gm_protect(gm, bits) == -EINVAL);
+	CU_ASSERT_FATAL(bits && which);
+	CU_ASSERT(gm_peek(gm, bits, NULL) == -EINVAL);
+	CU_ASSERT(gm_protect(gm, bits, 0, all) == -EINVAL);
 	CU_ASSERT_FATAL(!gm_log(gm, 1, &err));
 	gm_mark(gm, 70 * 4096, 1);
 	gm_mark(gm, LAYOUT_RAM_HIGH + GIB - 4096, 1);
-	CU_ASSERT(!gm_peek(gm, bits) && count(bits, gm_pages(gm)) == 2);
+	CU_ASSERT(!gm_peek(gm, bits, which) && count(bits, gm_pages(gm)) == 2);
 	CU_ASSERT(is_set(bits, 70) && is_set(bits, gm_pages(gm) - 1));
-	CU_ASSERT(!gm_protect(gm, bits)); /* both slots, first and last word */
+	CU_ASSERT(is_set(which, 1) && is_set(which, all - 1) && count(which, all) == 2);
+	CU_ASSERT(!gm_protect(gm, bits, 0, all)); /* both slots, first and last word */
+	CU_ASSERT(!gm_protect(gm, bits, 1, 2) && !gm_protect(gm, bits, all - 1, all));
 	memset(bits, 0, gm_pages(gm) / 8);
-	CU_ASSERT(!gm_protect(gm, bits)); /* nothing */
-	CU_ASSERT(!gm_peek(gm, bits) && count(bits, gm_pages(gm)) == 0);
+	CU_ASSERT(!gm_protect(gm, bits, 0, all)); /* nothing */
+	CU_ASSERT(!gm_peek(gm, bits, NULL) && count(bits, gm_pages(gm)) == 0);
+	free(which);
 	free(bits);
 	close(vm);
 	close(kvm);
