@@ -16,13 +16,29 @@
 #define MIB (1ull << 20)
 #define GIB (1ull << 30)
 
-static const char *const vm_keys[] = {
-	"name",		"host",	       "memory",	  "vcpus",
-	"cpu",		"kernel",      "initrd",	  "cmdline",
-	"interval_ms",	"interval_us", "min_interval_us", "latency_target_us",
-	"overhead_cap", "inflight",    "delta_cache",	  "netbuf_limit",
-	"disk_buffer",	"policy",      "autostart",	  "disks",
-	"nets",		NULL};
+static const char *const vm_keys[] = {"name",
+				      "host",
+				      "memory",
+				      "vcpus",
+				      "cpu",
+				      "kernel",
+				      "initrd",
+				      "cmdline",
+				      "interval_ms",
+				      "interval_us",
+				      "min_interval_us",
+				      "latency_target_us",
+				      "overhead_cap",
+				      "verify_interval_s",
+				      "inflight",
+				      "delta_cache",
+				      "netbuf_limit",
+				      "disk_buffer",
+				      "policy",
+				      "autostart",
+				      "disks",
+				      "nets",
+				      NULL};
 static const char *const disk_keys[] = {"path", "serial", "read_only", NULL};
 static const char *const net_keys[] = {"tap", "bridge", "mac", "mtu", NULL};
 
@@ -220,12 +236,14 @@ static int read_interval(struct config_reader *r, config_setting_t *s,
 /* What the epoch controller is to keep (remus/control.h). */
 static int read_latency(struct config_reader *r, config_setting_t *s, struct config_vm *v)
 {
-	uint64_t us, cap;
+	uint64_t us, cap, verify;
 	int rc = config_uint(r, s, "latency_target_us", 500, 0, 10000000, &us);
 
 	rc = rc ? rc : config_uint(r, s, "overhead_cap", 20, 1, 100, &cap);
+	rc = rc ? rc : config_uint(r, s, "verify_interval_s", 600, 0, 86400, &verify);
 	if (rc)
 		return rc;
+	v->verify_s = (unsigned)verify;
 	v->latency_target_us = (unsigned)us;
 	v->overhead_cap = (unsigned)cap;
 	return 0;
@@ -323,7 +341,7 @@ static int read_limits(struct config_reader *r, config_setting_t *s, struct conf
 	if (!rc)
 		v->inflight = (unsigned)n;
 	if (!rc)
-		rc = config_size(r, s, "delta_cache", 64 * MIB, 0, 64 * GIB,
+		rc = config_size(r, s, "delta_cache", v->memory / 4, 0, 64 * GIB,
 				 &v->delta_cache);
 	if (!rc)
 		rc = config_size(r, s, "netbuf_limit", 64 * MIB, MIB, 4 * GIB,

@@ -185,6 +185,7 @@ static int build_primary(struct vmm *m, struct err *err)
 	rc = rc ? rc : mem_part_create(vm_gm(m->vm), m->vm, s->cache, &m->mem, err);
 	if (rc)
 		return rc;
+	mem_part_verify(m->mem, s->verify_s * UINT64_C(1000000000));
 	parts[0] = mach_part(m->mach);
 	parts[1] = mem_part(m->mem);
 	parts[2] = netbuf_part(m->netbuf);

@@ -51,8 +51,8 @@ struct vmm_setup {
 	uint8_t psk[TP_PSK_LEN];
 	uint64_t ram;
 	unsigned vcpus;
-	unsigned interval_us, min_interval_us, latency_target_us, overhead_cap, inflight,
-		suspect_us;
+	unsigned interval_us, min_interval_us, latency_target_us, overhead_cap, verify_s,
+		inflight, suspect_us;
 	uint64_t cache, netbuf, diskbuf;
 	unsigned uid, gid;
 	unsigned nets, disks;

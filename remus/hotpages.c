@@ -119,6 +119,11 @@ void hot_fetch(const struct hot *h, const struct hot_slot *s)
 		__builtin_prefetch(copy_of(h, s) + at);
 }
 
+const void *hot_page(const struct hot *h, const struct hot_slot *s)
+{
+	return copy_of(h, s);
+}
+
 void hot_copy(struct hot *h, struct hot_slot *s, const void *now)
 {
 	memcpy(copy_of(h, s), now, PC_PAGE);

@@ -61,6 +61,8 @@ unsigned hot_compare(struct hot *h, struct hot_slot *s, const void *now, uint8_t
 /* It is compared soon. */
 enum { HOT_FETCH = 512 }; /* bytes */
 void hot_fetch(const struct hot *h, const struct hot_slot *s);
+/* The slot's page as of the last capture; not if it is fresh. */
+const void *hot_page(const struct hot *h, const struct hot_slot *s);
 /* The first copy. */
 void hot_copy(struct hot *h, struct hot_slot *s, const void *now);
 

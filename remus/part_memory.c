@@ -130,6 +130,9 @@ static int mem_send(void *self, uint64_t epoch, struct rec_sink *sink, struct er
 			       (unsigned long long)epoch);
 	}
 	n = s->n;
+	if (s->n_digests)
+		rc = rec_put(sink, MEM_DIGESTS, epoch, s->digest,
+			     s->n_digests * sizeof(s->digest[0]));
 	for (size_t i = 0; i < n && !rc; i++)
 		rc = mem_send_page(m, sink, epoch, s->index[i], &s->page[i]);
 	for (size_t i = 0; i < s->n_hot && !rc; i++)
@@ -206,6 +209,11 @@ int mem_part_create(struct gm *gm, struct vm *vm, size_t cache_bytes,
 	}
 	*m_out = m;
 	return 0;
+}
+
+void mem_part_verify(struct mem_part *m, uint64_t ns)
+{
+	m->verify.interval = ns;
 }
 
 void mem_part_stats(struct mem_part *m, struct pc_stats *out)

@@ -67,6 +67,7 @@ void mem_capture_reset(struct mem_part *m)
 	if (m->shot)
 		mem_shot_put(m, m->shot);
 	m->shot = NULL;
+	m->verify.n = 0;
 	hot_clear(&m->hot);
 	/* Pre-copy keeps no account of words. */
 	memset(m->words, 0xff, words_of_words(m) * sizeof(*m->words));
@@ -74,14 +75,20 @@ void mem_capture_reset(struct mem_part *m)
 		m->words[all / 64] = (1ull << all % 64) - 1;
 }
 
+int mem_is_listed(const struct mem_part *m, uint64_t index)
+{
+	uint32_t at = m->slot[index];
+
+	return at < m->shot->n && m->shot->index[at] == index;
+}
+
 /* The page gets a place in the shot, or keeps the one that it has. */
 static void list_page(struct mem_part *m, uint64_t index)
 {
 	struct shot *s = m->shot;
-	uint32_t at = m->slot[index];
 
-	if (at < s->n && s->index[at] == index) {
-		m->again[m->n_again++] = at;
+	if (mem_is_listed(m, index)) {
+		m->again[m->n_again++] = m->slot[index];
 		return;
 	}
 	m->slot[index] = (uint32_t)s->n;
@@ -270,6 +277,7 @@ int mem_ahead(void *self, uint64_t epoch, struct err *err)
 	size_t least = SIZE_MAX, enough = AHEAD_MIN, left;
 	int rc;
 
+	mem_verify_read(m, epoch);
 	for (unsigned i = 0; i < AHEAD_ROUNDS; i++) {
 		rc = look(m, err);
 		if (rc)
@@ -308,6 +316,7 @@ int mem_capture(void *self, uint64_t epoch, struct err *err)
 	rc = rc ? rc : round_of(m, epoch, 1, err);
 	if (rc)
 		return rc;
+	mem_verify_keep(m);
 	n = changed(m->shot);
 	shots_queue(&m->shots, m->shot);
 	m->shot = NULL;

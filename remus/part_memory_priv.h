@@ -39,6 +39,17 @@ struct mem_part {
 	size_t n_again, fresh; /* fresh: pages of @shot before those that are new now */
 	atomic_size_t copied;  /* pieces of work: taken by somebody */
 
+	/* Epoch thread only (part_memory_verify.c). */
+	struct {
+		uint64_t interval, last; /* ns */
+		uint64_t next;		 /* page */
+		unsigned n;
+		struct digest {
+			uint64_t page, digest;
+			int certain; /* of a copy, and not of what the guest may have changed */
+		} digest[SHOT_DIGESTS];
+	} verify;
+
 	/* Sender only. */
 	struct pc_cache *cache;
 	struct buf batch;
@@ -74,6 +85,22 @@ void mem_capture_reset(
 int mem_ahead(void *self, uint64_t epoch, struct err *err);
 int mem_capture(void *self, uint64_t epoch, struct err *err);
 
+/* Is the page in the shot of the epoch that runs? */
+int mem_is_listed(const struct mem_part *m, uint64_t index);
+
+/* part_memory_verify.c; epoch thread */
+/* Guest running, before @epoch is captured: digests of some pages as of the checkpoint before. */
+void mem_verify_read(struct mem_part *m, uint64_t epoch);
+/* Captured: those that are true go into the shot. */
+void mem_verify_keep(struct mem_part *m);
+
+/* A stretch of the memfd, as page numbers. */
+struct data_run {
+	uint64_t from, to;
+};
+/* part_memory_sync.c: the first stretch at or after @page that was ever written. Reading the rest
+ * through the mapping would make the kernel allocate it. */
+struct data_run mem_next_data(const struct mem_part *m, uint64_t page);
 /* part_memory_sync.c: operations of part_ops */
 int mem_sync_begin(void *self, struct rec_sink *sink, struct err *err);
 int mem_sync_round(void *self, struct rec_sink *sink, uint64_t *left_out,

@@ -10,6 +10,7 @@
 
 #include "hv/base/buf.h"
 #include "hv/base/err.h"
+#include "hv/base/log.h"
 #include "hv/gm.h"
 #include "remus/pagepool.h"
 #include "remus/stream.h"
@@ -20,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 struct staged {
 	uint64_t index;
@@ -159,6 +161,36 @@ static int on_pages(struct mem_standby *m, uint64_t epoch, const void *p, size_t
 	return rc;
 }
 
+/* Pages of the last checkpoint, which is all in RAM by now: the engine applies each before it
+ * reads on. So damage is found before the next one is acked. */
+static int on_digests(struct mem_standby *m, uint64_t epoch, const uint8_t *p, size_t len,
+		      struct err *err)
+{
+	struct digest_wire w;
+	uint64_t page;
+
+	if (!m->peer_fits || epoch == REC_EPOCH_SYNC || epoch == 0 || len % sizeof(w))
+		return err_set(err, -EPROTO, "digests that nobody can compare");
+	for (; len; p += sizeof(w), len -= sizeof(w)) {
+		memcpy(&w, p, sizeof(w));
+		page = le64_get(w.page);
+		if (page >= gm_pages(m->gm))
+			return err_set(err, -EPROTO, "a digest of page %llu of %llu",
+				       (unsigned long long)page,
+				       (unsigned long long)gm_pages(m->gm));
+		if (XXH3_64bits(gm_base(m->gm) + page * GM_PAGE, GM_PAGE) !=
+		    le64_get(w.digest)) {
+			log_err("guest memory differs between the hosts in page %llu at epoch "
+				"%llu: memory of one of them is damaged, or a write was not "
+				"seen; the standby is brought up anew",
+				(unsigned long long)page, (unsigned long long)epoch - 1);
+			return err_set(err, -EIO, "page %llu differs from the primary's",
+				       (unsigned long long)page);
+		}
+	}
+	return 0;
+}
+
 static int mems_record(void *self, uint16_t type, uint64_t epoch, const void *p,
 		       size_t len, struct err *err)
 {
@@ -169,6 +201,8 @@ static int mems_record(void *self, uint16_t type, uint64_t epoch, const void *p,
 		return on_hello(m, p, len, err);
 	case MEM_PAGES:
 		return on_pages(m, epoch, p, len, err);
+	case MEM_DIGESTS:
+		return on_digests(m, epoch, p, len, err);
 	}
 	return err_set(err, -EPROTO, "record type 0x%04x is not expected", type);
 }

@@ -38,14 +38,7 @@ int mem_sync_begin(void *self, struct rec_sink *sink, struct err *err)
 	return rc ? err_sys(err, rc, "greeting the standby") : 0;
 }
 
-/* A stretch of the memfd, as page numbers. */
-struct data_run {
-	uint64_t from, to;
-};
-
-/* The first stretch at or after @page that was ever written. Reading the rest through the
- * mapping would make the kernel allocate it. */
-static struct data_run next_data(const struct mem_part *m, uint64_t page)
+struct data_run mem_next_data(const struct mem_part *m, uint64_t page)
 {
 	off_t from = lseek(gm_fd(m->gm), (off_t)(page * GM_PAGE), SEEK_DATA), to;
 
@@ -86,7 +79,7 @@ static int sync_word(struct mem_part *m, struct rec_sink *sink, uint64_t w,
 	for (; word && !rc; word &= word - 1) {
 		index = w * 64 + (uint64_t)__builtin_ctzll(word);
 		if (m->first_round && index >= run->to)
-			*run = next_data(m, index);
+			*run = mem_next_data(m, index);
 		if (m->first_round && index < run->from)
 			rc = mem_encode(m, sink, REC_EPOCH_SYNC, index, zero);
 		else

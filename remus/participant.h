@@ -20,8 +20,9 @@
  * it captured for each epoch apart. capture may return a positive count: pages that it took,
  * for the statistics.
  *
- * A check that fails with -EIO says that this host's own storage failed: it is no standby any
- * more, whatever it acknowledged before. All other failures only mean "not committed".
+ * A record or check that fails with -EIO says that this host's own storage or memory failed: it is
+ * no standby any more, whatever it acknowledged before. All other failures only mean "not
+ * committed".
  *
  * On the standby, for each participant, in the same order as on the primary (HELLO compares):
  *

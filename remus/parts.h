@@ -24,6 +24,9 @@ struct vm;
 int mem_part_create(struct gm *gm, struct vm *vm, size_t cache_bytes,
 		    struct mem_part **m_out, struct err *err);
 struct part mem_part(struct mem_part *m);
+/* Compare all of memory with the standby's once in @ns, piece by piece, without a pause; 0, the
+ * default: never. Before primary_create(). */
+void mem_part_verify(struct mem_part *m, uint64_t ns);
 void mem_part_stats(struct mem_part *m, struct pc_stats *out); /* any thread */
 uint64_t mem_part_last_dirty(struct mem_part *m); /* pages of the last capture */
 void mem_part_destroy(struct mem_part *m);

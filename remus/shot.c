@@ -67,7 +67,7 @@ struct shot *shots_get(struct shots *q)
 
 void shots_put(struct shots *q, struct shot *s)
 {
-	s->n = s->n_hot = 0;
+	s->n = s->n_hot = s->n_digests = 0;
 	pthread_mutex_lock(&q->lock);
 	s->next = q->free;
 	q->free = s;

@@ -10,6 +10,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "remus/stream.h"
+
+enum { SHOT_DIGESTS = 64 };
+
 /* The arrays have room for all of memory, so that nothing is allocated while the guest stands;
  * untouched parts of them cost address space only. */
 struct shot {
@@ -24,6 +28,9 @@ struct shot {
 		unsigned len; /* 0: nothing */
 	} * hot;
 	uint8_t *body;
+	/* What the checkpoint before is checked by. */
+	unsigned n_digests;
+	struct digest_wire digest[SHOT_DIGESTS];
 	struct shot *next;
 };
 

@@ -49,7 +49,7 @@ struct standby {
 	uint64_t granted;	 /* acks nothing of a term below this */
 	uint64_t acked, applied; /* counts: the next epoch to be so treated */
 	uint64_t bytes_received;
-	int broken; /* an acked checkpoint could not be applied */
+	int broken; /* an acked checkpoint could not be applied, or is damaged */
 	int farewell_done;
 	char why[ERR_MSG_MAX]; /* why an operator ended the link; empty: nobody did */
 	struct hist verify, apply;

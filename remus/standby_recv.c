@@ -96,6 +96,14 @@ static int on_armed(struct standby *s, const struct rec *r, struct err *err)
 	return 0;
 }
 
+/* Whatever was acknowledged before: this is no standby any more. */
+static void is_broken(struct standby *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->broken = 1;
+	pthread_mutex_unlock(&s->lock);
+}
+
 /* Whole, or not: no effect outside this process's staging. */
 static int verify(struct standby *s, const struct rec *r, struct err *err)
 {
@@ -281,6 +289,8 @@ static int on_part(struct standby *s, const struct rec *r, struct err *err)
 				       err);
 		if (rc)
 			err_ctx(err, "%s", part->ops->name);
+		if (rc == -EIO)
+			is_broken(s);
 		return rc;
 	}
 	return unknown(r, err);

@@ -78,8 +78,15 @@ WIRE_SIZE(struct end_wire, 24);
 enum {
 	MEM_HELLO = 0x0101, /* each side once, before any page: how large its memory is */
 	MEM_PAGES = 0x0102, /* a batch of page items (pagecodec.h) */
-	MACH_STATE = 0x0201, /* a piece of the machine's state (vm_save), in order */
+	MEM_DIGESTS = 0x0103, /* struct digest_wire: pages as of the checkpoint before */
+	MACH_STATE = 0x0201,  /* a piece of the machine's state (vm_save), in order */
 };
+
+/* XXH3-64 of a page. */
+struct digest_wire {
+	struct le64 page, digest;
+};
+WIRE_SIZE(struct digest_wire, 16);
 
 struct mem_hello_wire {
 	struct le64 pages;

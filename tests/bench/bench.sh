@@ -16,6 +16,18 @@ clean_up() {
 }
 trap clean_up EXIT
 
+# What the wire sees when a primary's rhea-vm is killed: silence until the other host's guest speaks,
+# detector included. Of 80 kills at default settings but for the heartbeat, which plays no part.
+failover() {
+	local line p50 p99 max
+	line=$("$out/tests/native/test_takeover" 100 1 kill-vm | grep -m 1 '^SIGKILL rhea-vm')
+	read -r p50 p99 max <<< "$(sed 's/.*p50 \([0-9.]*\) *p99 \([0-9.]*\) *max \([0-9.]*\).*/\1 \2 \3/' <<< "$line")"
+	printf '%-34s %9s [%s p50, %s max] ms  value <= 50\n' "takeover of a killed VM, p99" "$p99" "$p50" "$max" >&2
+	jq -n --argjson p50 "$p50" --argjson p99 "$p99" --argjson max "$max" \
+		'[{figure: "takeover of a killed VM, p99", value: $p99, unit: "ms", spread: [$p50, $max],
+		   target: 50, target_is: "value <=", met: ($p99 <= 50)}]'
+}
+
 ip netns add $ns-a
 ip netns add $ns-b
 ip -n $ns-a link add wire type veth peer name wire netns $ns-b
@@ -32,7 +44,11 @@ for part in codec output epoch; do
 	nsenter --net=/run/netns/$ns-a "$out/tests/bench/bench_$part" "$out/tests/guest/guest.elf" \
 		"$dir/$part.part.json" "$@"
 done
-jq -s 'add' $dir/{codec,output,epoch}.part.json > $dir/epoch.json
+case ${RHEA_BENCH_ONLY:-failover} in
+*failover*) failover > $dir/failover.part.json ;;
+*) echo '[]' > $dir/failover.part.json ;;
+esac
+jq -s 'add' $dir/{codec,output,epoch,failover}.part.json > $dir/epoch.json
 rm -f $dir/*.part.json
 echo "$(jq '[.[] | select(.met == true)] | length' $dir/epoch.json) of \
 $(jq '[.[] | select(has("met"))] | length' $dir/epoch.json) targets met; written: $dir/epoch.json"

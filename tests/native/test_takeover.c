@@ -6,7 +6,7 @@
  * and must find itself fenced; what was killed is started again; roles are swapped for
  * the next round.
  *
- *   test_takeover [ROUNDS [SEED]]      default: 200 rounds
+ *   test_takeover [ROUNDS [SEED [kill-vm]]]      default: 200 rounds; kill-vm: nothing but that
  */
 #include "hv/base/clock.h"
 #include "hv/base/hist.h"
@@ -135,9 +135,11 @@ static void undo_deed(struct twohosts *p, int host, enum deed d, pid_t vm,
 	}
 }
 
+static int only_kill_vm;
+
 static void one_round(struct twohosts *p, unsigned round, struct tally *t)
 {
-	enum deed d = (enum deed)(round % DEEDS);
+	enum deed d = only_kill_vm ? KILL_VM : (enum deed)(round % DEEDS);
 	int host = th_wait_protected(p, PROTECT_MS);
 	struct observed o;
 	struct vm_view v;
@@ -210,6 +212,7 @@ int main(int argc, char **argv)
 	char guest[300], cwd[200];
 	const char *out = getenv("B") ? getenv("B") : "build/out";
 
+	only_kill_vm = argc > 3 && !strcmp(argv[3], "kill-vm");
 	setbuf(stdout, NULL);
 	printf("seed %llu\n", (unsigned long long)seed);
 	th_seed(seed);

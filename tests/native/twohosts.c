@@ -171,7 +171,7 @@ static void write_config(struct twohosts *p)
 		f,
 		"heartbeat = { interval_ms = %u; missed = %u; };\n"
 		"vms = ( { name = \"v\"; host = \"a\"; memory = \"%uM\"; vcpus = %u; cpu = \"host\";\n"
-		"  kernel = \"%s\"; cmdline = \"%s\"; interval_us = %u; autostart = "
+		"  verify_interval_s = 1; kernel = \"%s\"; cmdline = \"%s\"; interval_us = %u; autostart = "
 		"true;\n"
 		"  disks = ( { path = { a = \"%s/disk.img\"; b = \"%s/disk.img\"; }; "
 		"serial = \"d0\"; } );\n"

@@ -36,7 +36,7 @@ static uint64_t rnd(void)
 struct wire {
 	struct rec_sink sink;
 	struct standby_part to;
-	unsigned records;
+	unsigned records, digests;
 };
 
 struct both {
@@ -57,7 +57,8 @@ static int deliver(struct rec_sink *base, uint16_t type, uint64_t epoch,
 
 	CU_ASSERT_EQUAL_FATAL(n, 1);
 	CU_ASSERT_TRUE(iov[0].iov_len <= 256 << 10);
-	w->records++;
+	w->records += type != MEM_DIGESTS;
+	w->digests += type == MEM_DIGESTS;
 	return w->to.ops->record(w->to.self, type, epoch, iov[0].iov_base, iov[0].iov_len,
 				 &err);
 }
@@ -79,6 +80,7 @@ static void both_init(struct both *t, size_t cache, size_t stage)
 	CU_ASSERT_EQUAL_FATAL(gm_create(RAM, &t->b, &t->err), 0);
 	CU_ASSERT_EQUAL_FATAL(mem_part_create(t->a, NULL, cache, &t->mp, &t->err), 0);
 	CU_ASSERT_EQUAL_FATAL(mem_standby_create(t->b, stage, &t->ms, &t->err), 0);
+	mem_part_verify(t->mp, 1); /* as much in each epoch as there may be */
 	t->p = mem_part(t->mp);
 	t->s = mem_standby(t->ms);
 	t->down.to = t->s;
@@ -151,8 +153,13 @@ static void spray(struct gm *gm)
 /* The guest writes on while its pages are copied ahead, into the same pages and others. */
 static void capture_ahead(struct both *t, uint64_t epoch)
 {
-	if (rnd() % 8)
+	if (rnd() % 8) {
+		if (rnd() % 2)
+			CU_ASSERT_EQUAL_FATAL(t->p.ops->ahead(t->p.self, epoch, &t->err),
+					      0);
+		scribble(t->a, (unsigned)(rnd() % 3));
 		return;
+	}
 	spray(t->a);
 	CU_ASSERT_EQUAL_FATAL(t->p.ops->ahead(t->p.self, epoch, &t->err), 0);
 	scribble(t->a, (unsigned)(rnd() % 20));
@@ -206,6 +213,7 @@ static void random_epochs(size_t cache, uint64_t epochs)
 		sent++;
 	}
 	CU_ASSERT_TRUE(same(&t));
+	CU_ASSERT_TRUE(t.down.digests > epochs / 4); /* and no false alarm */
 	for (int i = 0; i < QUEUE; i++)
 		free(then[i]);
 	both_fini(&t);
@@ -277,6 +285,39 @@ static void a_new_peer(void)
 	CU_ASSERT_TRUE(same(&t));
 	CU_ASSERT_EQUAL(t.p.ops->send(t.p.self, 0, &t.down.sink, &err), -EINVAL);
 	both_fini(&t);
+}
+
+/* A bit that flips on either side is found within one round over all of memory. */
+static void a_flipped_bit(int on_standby)
+{
+	struct both t;
+	struct err err = {0};
+	uint64_t epoch, bit = rnd() % 8, at = rnd() % RAM;
+	int rc = 0;
+
+	both_init(&t, RAM, RAM);
+	for (uint64_t p = 0; p < RAM / GM_PAGE; p++)
+		CU_ASSERT_EQUAL(gm_write(t.a, p * GM_PAGE, &p, sizeof(p)), 0);
+	CU_ASSERT_EQUAL_FATAL(sync_begin(&t), 0);
+	CU_ASSERT_EQUAL(sync_round(&t), 0);
+	for (epoch = 0; epoch < 1000 && !rc; epoch++) {
+		if (epoch == 3) /* unseen by anybody */
+			gm_base(on_standby ? t.b : t.a)[at] ^= (uint8_t)(1 << bit);
+		CU_ASSERT_EQUAL_FATAL(t.p.ops->ahead(t.p.self, epoch, &t.err), 0);
+		CU_ASSERT_TRUE_FATAL(t.p.ops->capture(t.p.self, epoch, &t.err) >= 0);
+		rc = t.p.ops->send(t.p.self, epoch, &t.down.sink, &err);
+		if (!rc)
+			CU_ASSERT_EQUAL(t.s.ops->apply(t.s.self, epoch, &t.err), 0);
+	}
+	CU_ASSERT_EQUAL(rc, -EIO);
+	CU_ASSERT_TRUE(epoch > 3 && epoch < 3 + 2 * RAM / GM_PAGE / 64);
+	both_fini(&t);
+}
+
+static void flipped_bits(void)
+{
+	for (int i = 0; i < 8; i++)
+		a_flipped_bit(i & 1);
 }
 
 /* What was copied ahead for an epoch that never came is forgotten with its peer. */
@@ -546,6 +587,7 @@ static const struct unit_test tests[] = {
 	{"hundreds of epochs, nothing cached", without_cache},
 	{"what is counted", counts},
 	{"a new peer starts from nothing", a_new_peer},
+	{"a flipped bit is found", flipped_bits},
 	{"copied ahead for nothing", ahead_of_nothing},
 	{"sizes that differ, pages before hello", sizes_differ},
 	{"hostile batches", hostile_primary},
