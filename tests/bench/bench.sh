@@ -19,9 +19,10 @@ trap clean_up EXIT
 # What the wire sees when a primary's rhea-vm is killed: silence until the other host's guest speaks,
 # detector included. Of 80 kills at default settings but for the heartbeat, which plays no part.
 failover() {
-	local line p50 p99 max
-	line=$("$out/tests/native/test_takeover" 100 1 kill-vm | grep -m 1 '^SIGKILL rhea-vm')
-	read -r p50 p99 max <<< "$(sed 's/.*p50 \([0-9.]*\) *p99 \([0-9.]*\) *max \([0-9.]*\).*/\1 \2 \3/' <<< "$line")"
+	local p50 p99 max
+	read -r p50 p99 max <<< "$("$out/tests/native/test_takeover" 100 1 kill-vm |
+		awk '/^SIGKILL rhea-vm/ && !n++ { for (i = 1; i < NF; i++) v[$i] = $(i + 1)
+			print v["p50"], v["p99"], v["max"] }')"
 	printf '%-34s %9s [%s p50, %s max] ms  value <= 50\n' "takeover of a killed VM, p99" "$p99" "$p50" "$max" >&2
 	jq -n --argjson p50 "$p50" --argjson p99 "$p99" --argjson max "$max" \
 		'[{figure: "takeover of a killed VM, p99", value: $p99, unit: "ms", spread: [$p50, $max],
