@@ -107,9 +107,10 @@ int vm_pause(struct vm *vm);
 void vm_resume(struct vm *vm); /* KVM_KVMCLOCK_CTRL is done at pause */
 /* Run @fn on this thread and, beside it, on the threads of vCPUs that are parked and not yet
  * asleep: their processors have nothing else to do. @fn takes pieces of work from a counter of
- * its own until there are none; on how many threads it runs is nobody's promise. Returns
- * when all of them have. VM paused, by this thread. */
-void vm_crew(struct vm *vm, void (*fn)(void *arg), void *arg);
+ * its own until there are none; on how many threads it runs is nobody's promise. @helper: not
+ * this thread. Returns when all of them have. VM paused, by this thread. */
+typedef void vm_crew_fn(void *arg, int helper);
+void vm_crew(struct vm *vm, vm_crew_fn *fn, void *arg);
 
 /* vCPUs, irqchip, clock and devices as one versioned stream (STATE.md), without memory. VM
  * paused. 0 or -errno. */

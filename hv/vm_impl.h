@@ -55,7 +55,7 @@ struct vm {
 	atomic_int quit;
 	/* Work that parked vCPUs' threads may join in; crew is odd while there is some. */
 	atomic_uint crew, crew_busy;
-	void (*crew_fn)(void *arg);
+	vm_crew_fn *crew_fn;
 	void *crew_arg;
 	int started, paused;
 	vm_event_fn *on_event;

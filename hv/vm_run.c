@@ -136,7 +136,7 @@ static void join_crew(struct vm *vm)
 {
 	atomic_fetch_add(&vm->crew_busy, 1);
 	if (atomic_load(&vm->crew) & 1)
-		vm->crew_fn(vm->crew_arg);
+		vm->crew_fn(vm->crew_arg, 1);
 	atomic_fetch_sub(&vm->crew_busy, 1);
 }
 
@@ -161,12 +161,12 @@ static void stay_awake(struct vm *vm, unsigned gen)
 	}
 }
 
-void vm_crew(struct vm *vm, void (*fn)(void *arg), void *arg)
+void vm_crew(struct vm *vm, vm_crew_fn *fn, void *arg)
 {
 	vm->crew_fn = fn;
 	vm->crew_arg = arg;
 	atomic_fetch_add(&vm->crew, 1);
-	fn(arg);
+	fn(arg, 0);
 	atomic_fetch_add(&vm->crew, 1);
 	while (atomic_load(&vm->crew_busy))
 		__builtin_ia32_pause();

@@ -195,21 +195,30 @@ static void compare_hot(struct mem_part *m, size_t i)
 			     m->shot->body + i * PW_BODY_MAX);
 }
 
-/* Several threads at once. */
-static void copy_some(void *arg)
+/* Pages [i, end) of those to copy, and behind them those to compare. */
+static void copy_piece(struct mem_part *m, size_t i, size_t pages, size_t end)
+{
+	for (; i < end; i++) {
+		if (i < pages)
+			copy_page(m, i);
+		else
+			compare_hot(m, i - pages);
+	}
+}
+
+/* Several threads at once. The first takes pieces from the front, the others from the back, so that
+ * a page is mostly seen by the same processor, which may still have its copy in its cache. */
+static void copy_some(void *arg, int helper)
 {
 	struct mem_part *m = arg;
-	size_t pages = m->shot->n - m->fresh + m->n_again, n = pages + m->shot->n_hot, i,
-	       end;
+	size_t pages = m->shot->n - m->fresh + m->n_again, n = pages + m->shot->n_hot;
+	size_t pieces = (n + PIECE - 1) / PIECE, front = 0, piece, end;
 
-	while ((i = atomic_fetch_add(&m->copied, PIECE)) < n) {
-		end = i + PIECE < n ? i + PIECE : n;
-		for (; i < end; i++) {
-			if (i < pages)
-				copy_page(m, i);
-			else
-				compare_hot(m, i - pages);
-		}
+	while (atomic_fetch_add(&m->taken, 1) < pieces) {
+		piece = helper ? pieces - 1 - atomic_fetch_add(&m->taken_behind, 1)
+			       : front++;
+		end = (piece + 1) * PIECE < n ? (piece + 1) * PIECE : n;
+		copy_piece(m, piece * PIECE, pages, end);
 	}
 }
 
@@ -232,11 +241,12 @@ static int round_of(struct mem_part *m, uint64_t epoch, int standing, struct err
 		s->n = m->fresh;
 		return err_set(err, rc, "no memory to copy %zu dirty pages", n);
 	}
-	atomic_store(&m->copied, 0);
+	atomic_store(&m->taken, 0);
+	atomic_store(&m->taken_behind, 0);
 	if (standing && m->vm)
 		vm_crew(m->vm, copy_some, m);
 	else
-		copy_some(m);
+		copy_some(m, 0);
 	return 0;
 }
 

@@ -37,7 +37,7 @@ struct mem_part {
 	uint32_t *slot;	   /* of a page: where in @shot it may be */
 	uint32_t *again;   /* slots whose pages were written since they were copied */
 	size_t n_again, fresh; /* fresh: pages of @shot before those that are new now */
-	atomic_size_t copied;  /* pieces of work: taken by somebody */
+	atomic_size_t taken, taken_behind; /* pieces of work, in all and from the back */
 
 	/* Epoch thread only (part_memory_verify.c). */
 	struct {

@@ -33,7 +33,9 @@ enum {
 	SPARSE_WORDS = WORDS / 2, /* more words changed than this: a dense delta */
 	ZERO_BYTES = PC_PAGE / 2, /* a dense delta with fewer of them is not tried */
 	LZ4_ROOM = PC_PAGE - PC_PAGE / 8, /* less is not worth the peer's time */
-	LZ4_HASTE = 4, /* LZ4's acceleration: its time counts more than 5 % */
+	MISSES_MAX = 64, /* pages in a row that LZ4 could not shorten; after that it is */
+	MISSES_RETRY = 32, /* asked for each so manieth */
+	LZ4_HASTE = 4,	   /* LZ4's acceleration: its time counts more than 5 % */
 };
 
 typedef uint64_t vec __attribute__((vector_size(16), aligned(1), may_alias));
@@ -123,18 +125,27 @@ static void item_put(void *at, uint64_t index, enum pc_kind kind, unsigned len)
 	memcpy(at, &h, sizeof(h));
 }
 
+/* LZ4 that has found nothing for long is asked only now and then: on data that cannot be
+ * compressed it would make a fast link slower than it is. */
+static int worth_lz4(const struct pc_stats *st)
+{
+	return st->misses < MISSES_MAX || st->misses % MISSES_RETRY == 0;
+}
+
 /* Writes what follows the header to @dst (room for a page); returns its size. */
 static unsigned body_of(void *dst, const void *page, const uint64_t *delta,
-			unsigned changed, enum pc_kind *kind_out)
+			unsigned changed, struct pc_stats *st, enum pc_kind *kind_out)
 {
-	unsigned n;
+	unsigned n = 0;
 
 	*kind_out = PC_XOR_LZ4;
 	n = delta ? delta_body(dst, delta, changed) : 0;
 	if (n)
 		return n;
 	*kind_out = PC_LZ4;
-	n = (unsigned)compress(page, dst);
+	if (worth_lz4(st))
+		n = (unsigned)compress(page, dst);
+	st->misses = n ? 0 : st->misses + 1;
 	if (n)
 		return n;
 	*kind_out = PC_RAW;
@@ -214,7 +225,7 @@ int pc_encode(struct buf *out, uint64_t index, const void *page, const void *bas
 		return -ENOMEM;
 	if (!page_is_zero(page))
 		len = body_of(p + sizeof(struct item), page, base ? delta : NULL, changed,
-			      &kind);
+			      st, &kind);
 	item_put(p, index, kind, len);
 	out->len -= PC_PAGE - len;
 	count(st, kind, sizeof(struct item) + len);

@@ -26,6 +26,7 @@ enum pc_kind {
 struct pc_stats {
 	uint64_t pages, unchanged, zero, raw, lz4, xor_lz4, words;
 	uint64_t bytes_raw, bytes_out;
+	uint64_t misses; /* pages in a row that could not be compressed */
 };
 
 /* Append page @index with content @page (4096 bytes) to @out. @base: what the other side

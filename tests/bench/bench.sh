@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # bench.sh - all figures of the epoch engine, each beside its floor of the same run.
 #   bench.sh [SECONDS a turn] [TURNS]      table on stdout, build/bench/epoch.json
-# RHEA_BENCH_ONLY="pause rate" runs only what is named. The standby lives in a network namespace
+# RHEA_BENCH_ONLY="pause rate" runs only what is named (codec output pause large rate speed answers
+# failover bytes; the last boots Linux on two emulated hosts). The standby lives in a network namespace
 # of its own, behind a pair of virtual network cards.
 set -euo pipefail
 out=${B:-build/out}
@@ -49,7 +50,11 @@ case ${RHEA_BENCH_ONLY:-failover} in
 *failover*) failover > $dir/failover.part.json ;;
 *) echo '[]' > $dir/failover.part.json ;;
 esac
-jq -s 'add' $dir/{codec,output,epoch,failover}.part.json > $dir/epoch.json
+case ${RHEA_BENCH_ONLY:-bytes} in
+*bytes*) tests/lab/bench_bytes.sh "$PWD/$dir/bytes.part.json" ;;
+*) echo '[]' > $dir/bytes.part.json ;;
+esac
+jq -s 'add' $dir/{codec,output,epoch,failover,bytes}.part.json > $dir/epoch.json
 rm -f $dir/*.part.json
 echo "$(jq '[.[] | select(.met == true)] | length' $dir/epoch.json) of \
 $(jq '[.[] | select(has("met"))] | length' $dir/epoch.json) targets met; written: $dir/epoch.json"

@@ -19,8 +19,8 @@ enum {
 	PROTECT_MS = 20000,
 	FOUND_MS = 10000, /* all of memory is looked at once a second */
 	RAM_MIB = 32,
-	SET_AT = 4 << 20, /* of the guest's working set: see tests/guest/memory.h */
-	SET_PAGES = 4096,
+	CODE_AT = 1 << 20, /* of the guest: see tests/guest/guest.ld */
+	CODE_BYTES = 8 << 10,
 };
 
 /* Where a process has the guest's memory. */
@@ -43,11 +43,11 @@ static uint64_t ram_of(struct twohosts *p, pid_t pid)
 	return at;
 }
 
-/* One bit of a page that the guest has written and will not write again for long. */
+/* One bit of the guest's code: it is there from the start and never written again, which would
+ * mend it. */
 static void flip(struct twohosts *p, pid_t pid)
 {
-	uint64_t at = ram_of(p, pid) + SET_AT + th_random(SET_PAGES / 8) * 4096u +
-		      th_random(4096);
+	uint64_t at = ram_of(p, pid) + CODE_AT + th_random(CODE_BYTES);
 	char path[64];
 	uint8_t byte;
 	int fd;

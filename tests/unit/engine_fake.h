@@ -141,8 +141,8 @@ static inline int note(struct fake *f, enum fake_op op, uint64_t epoch)
 		return 0;
 	if (w->fail_epoch != UINT64_MAX && w->fail_epoch != epoch)
 		return 0;
-	/* A check's -EIO would mean that the standby's own storage failed. */
-	return op == OP_CHECK ? -EBADMSG : -EIO;
+	/* From these -EIO would mean that the standby's own storage or memory failed. */
+	return op == OP_CHECK || op == OP_RECORD ? -EBADMSG : -EIO;
 }
 
 static inline int noted(struct fake *f, enum fake_op op, uint64_t epoch)

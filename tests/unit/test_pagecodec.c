@@ -115,6 +115,31 @@ static void test_kinds(void)
 	free(m);
 }
 
+/* What cannot be compressed is soon not tried any more, and what can is found again. */
+static void test_turns_down(void)
+{
+	static uint8_t page[PC_PAGE];
+	struct pc_stats st = {0};
+	struct buf b = {0};
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < 1000; i++) {
+		noise(page);
+		buf_reset(&b);
+		CU_ASSERT_EQUAL(pc_encode(&b, i, page, NULL, &st), 0);
+	}
+	CU_ASSERT_EQUAL(st.raw, 1000);
+	CU_ASSERT_EQUAL(st.misses, 1000);
+	text(page);
+	for (; !st.lz4 && n < 1000; n++) {
+		buf_reset(&b);
+		CU_ASSERT_EQUAL(pc_encode(&b, n, page, NULL, &st), 0);
+	}
+	CU_ASSERT_TRUE(n > 1 && n <= 32); /* not at once, but soon */
+	CU_ASSERT_EQUAL(st.misses, 0);
+	buf_fini(&b);
+}
+
 /* A zero page over a known base is told as zero, not as a delta. */
 static void test_to_zero(void)
 {
@@ -441,6 +466,7 @@ static void test_cache_of_nothing(void)
 static const struct unit_test tests[] = {
 	{"each kind of item", test_kinds},
 	{"a page becomes zero", test_to_zero},
+	{"incompressible data", test_turns_down},
 	{"every byte counts", test_every_byte_counts},
 	{"random histories", test_random_histories},
 	{"words that changed", test_words},
