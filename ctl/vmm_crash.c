@@ -43,7 +43,7 @@ static void at_point(enum crash_point at, uint64_t epoch)
 	delay = strchr(name, '+');
 	if (delay)
 		*delay++ = 0;
-	if (n <= 0 || strcmp(name, crash_point_name(at)))
+	if (n <= 0 || strcmp(name, crash_point_name(at)) != 0)
 		return;
 	if (pwrite(file, &none, 1, 0) != 1) {
 		/* The next process will come here as well: the test sees that by itself. */

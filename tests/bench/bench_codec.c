@@ -158,7 +158,7 @@ static void turn(const struct kit *k, const struct kind *kind, struct rates *r,
 		t2 = clock_mono_ns();
 		memcpy(to, w.page[now], PAGES * (size_t)GM_PAGE);
 		t3 = clock_mono_ns();
-		if (memcmp(gm_base(w.gm), w.page[now], PAGES * (size_t)GM_PAGE))
+		if (memcmp(gm_base(w.gm), w.page[now], PAGES * (size_t)GM_PAGE) != 0)
 			kit_die("the standby's memory differs", NULL);
 		if (epoch < 2) /* the first touch of everything */
 			continue;

@@ -137,7 +137,7 @@ static void power_off(struct twohosts *p)
 	up(p, "off");
 	host = die_with_the_asking_checkpointed(p);
 	end = deadline(WAIT_MS);
-	while (th_view(p, !host, &v) || strcmp(v.state, "off")) {
+	while (th_view(p, !host, &v) || strcmp(v.state, "off") != 0) {
 		(void)look(p);
 		if (clock_mono_ns() > end)
 			th_fail(p, "host %s took over and forgot the power-off: it is %s",

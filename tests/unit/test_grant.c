@@ -137,8 +137,8 @@ static void test_version_1(void)
 		old[16] = 7;
 		old[24] = 99;
 		old[40] = (uint8_t)flags;
-		memcpy(old + 48, "vm0", 3);
-		memcpy(old + 80, "a", 1);
+		memcpy(old + 48, "vm0", sizeof("vm0"));
+		memcpy(old + 80, "a", sizeof("a"));
 		sum = htole64(XXH3_64bits(old, 112));
 		memcpy(old + 112, &sum, sizeof(sum));
 		write_bytes(old, sizeof(old));
