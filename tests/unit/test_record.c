@@ -404,6 +404,7 @@ static void golden_write(struct tape *t)
 
 static int golden_page(void *arg, const struct pc_item *it)
 {
+	static const uint8_t last[] = {'t', 'h', 'e', ' ', 'l', 'a', 's', 't'};
 	static uint8_t want[PC_PAGE], page[PC_PAGE];
 
 	++*(int *)arg;
@@ -416,7 +417,7 @@ static int golden_page(void *arg, const struct pc_item *it)
 		memcpy(want, "deltaXOR", sizeof("deltaXOR")); /* the rest is zero */
 	if (it->index == 4) {
 		memcpy(want + 40, "two words, new.", 16);
-		memcpy(want + PC_PAGE - 8, (const uint8_t[8]){"the last"}, 8);
+		memcpy(want + PC_PAGE - sizeof(last), last, sizeof(last));
 	}
 	CU_ASSERT_EQUAL(it->change, it->index == 0x123456 ? PC_XOR
 				    : it->index == 4	  ? PC_PATCH
