@@ -2,9 +2,11 @@
  * part_memory_standby - the guest's memory on the standby: stage, then write in one go.
  *
  * Theory of operation. Pages of pre-copy go straight into RAM, which holds no checkpoint yet.
- * Pages of an epoch are decoded when they come, into pages of a pool, so that whatever may be
+ * Pages of an epoch are decoded when they come, one behind the other, so that whatever may be
  * wrong with them is found before the ack, and apply() is left with copies and XORs that cannot
- * fail. One epoch is staged at a time, because the engine applies each before it reads on.
+ * fail. A large epoch is applied by workers, each taking the pages of its own residue, so that
+ * changes of one page keep their order; meanwhile the next epoch may be staged. Whoever needs RAM to
+ * be at an epoch settles first: the next apply(), digests, activation.
  */
 #include "remus/parts.h"
 
@@ -12,12 +14,13 @@
 #include "hv/base/err.h"
 #include "hv/base/log.h"
 #include "hv/gm.h"
-#include "remus/pagepool.h"
 #include "remus/stream.h"
 #include "replication/pagecodec.h"
 #include "replication/record.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -27,22 +30,101 @@ struct staged {
 	uint64_t index;
 	enum pc_change change;
 	unsigned len;
-	union {
-		void *page; /* of the pool; PC_REPLACE, PC_XOR */
-		size_t at;  /* in the patches; PC_PATCH */
-	};
+	size_t at; /* in the stage's data */
+};
+
+/* The changes of an epoch. */
+struct stage {
+	struct staged *item;
+	size_t n, cap;
+	size_t held; /* bytes */
+	struct buf data;
+};
+
+enum {
+	WORKERS_MAX = 4,
+	INLINE_BYTES = 1 << 20, /* less is applied sooner than a worker wakes up */
+	KEPT_BYTES = 64 << 20,	/* of room for the next epoch */
+	STRIPE = 16,		/* neighbouring pages go to one worker */
+};
+
+struct worker {
+	struct mem_standby *m;
+	pthread_t thread;
+	unsigned k;
 };
 
 struct mem_standby {
 	struct gm *gm;
-	size_t limit, held; /* bytes staged, at most and now */
-	struct page_pool pool;
-	struct buf patches;
-	struct staged *staged;
-	size_t n, cap;
-	uint64_t epoch; /* of what is staged */
+	size_t limit;	   /* bytes staged, at most */
+	struct stage now;  /* comes in */
+	struct stage busy; /* is being applied; the receive thread's again once settled */
+	uint64_t epoch;	   /* of what comes in */
 	int peer_fits;
+
+	struct worker worker[WORKERS_MAX];
+	unsigned workers;
+	pthread_mutex_t lock;
+	pthread_cond_t work, idle;
+	uint64_t turn;	  /* counts what was given to the workers */
+	unsigned working; /* that have not finished it */
+	int quit;
 };
+
+static void apply_one(struct mem_standby *m, const struct stage *st,
+		      const struct staged *s)
+{
+	pc_apply(gm_base(m->gm) + s->index * GM_PAGE, s->change, st->data.data + s->at,
+		 s->len);
+}
+
+static void *worker_main(void *arg)
+{
+	struct worker *w = arg;
+	struct mem_standby *m = w->m;
+	uint64_t seen = 0;
+	sigset_t all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, NULL); /* signals are other threads' business */
+	pthread_mutex_lock(&m->lock);
+	for (;;) {
+		while (!m->quit && m->turn == seen)
+			pthread_cond_wait(&m->work, &m->lock);
+		if (m->turn == seen)
+			break;
+		seen = m->turn;
+		pthread_mutex_unlock(&m->lock);
+		for (size_t i = 0; i < m->busy.n; i++)
+			if (m->busy.item[i].index / STRIPE % m->workers == w->k)
+				apply_one(m, &m->busy, &m->busy.item[i]);
+		pthread_mutex_lock(&m->lock);
+		if (--m->working == 0)
+			pthread_cond_signal(&m->idle);
+	}
+	pthread_mutex_unlock(&m->lock);
+	return NULL;
+}
+
+static void forget(struct stage *st)
+{
+	if (st->data.len > KEPT_BYTES)
+		buf_fini(&st->data);
+	buf_reset(&st->data);
+	st->n = st->held = 0;
+}
+
+/* All that was acked is in RAM. */
+static void settle(struct mem_standby *m)
+{
+	if (!m->busy.n)
+		return;
+	pthread_mutex_lock(&m->lock);
+	while (m->working)
+		pthread_cond_wait(&m->idle, &m->lock);
+	pthread_mutex_unlock(&m->lock);
+	forget(&m->busy);
+}
 
 static int mems_hello(void *self, struct rec_sink *sink, struct err *err)
 {
@@ -95,44 +177,42 @@ static int into_ram(void *arg, const struct pc_item *it)
 
 static int stage_room(struct mem_standby *m, size_t bytes)
 {
-	size_t cap = m->cap ? 2 * m->cap : 1024;
+	struct stage *st = &m->now;
+	size_t cap = st->cap ? 2 * st->cap : 1024;
 	struct staged *s;
 
-	if (bytes > m->limit - m->held)
+	if (st->held + m->busy.held + bytes > m->limit)
+		settle(m); /* slower, but no more memory than was promised */
+	if (bytes > m->limit - st->held)
 		return -ENOBUFS;
-	if (m->n < m->cap)
+	if (st->n < st->cap)
 		return 0;
-	s = realloc(m->staged, cap * sizeof(*s));
+	s = realloc(st->item, cap * sizeof(*s));
 	if (!s)
 		return -ENOMEM;
-	m->staged = s;
-	m->cap = cap;
+	st->item = s;
+	st->cap = cap;
 	return 0;
 }
 
 static int into_stage(void *arg, const struct pc_item *it)
 {
 	struct mem_standby *m = arg;
-	size_t bytes = it->change == PC_PATCH ? sizeof(struct staged) + it->len : GM_PAGE;
-	struct staged *s;
+	size_t bytes = it->len + (it->change == PC_PATCH ? sizeof(struct staged) : 0);
+	struct stage *st = &m->now;
 	int rc = stage_room(m, bytes);
 
 	if (rc)
 		return rc;
-	s = &m->staged[m->n];
-	*s = (struct staged){.index = it->index, .change = it->change, .len = it->len};
-	if (it->change == PC_PATCH) {
-		s->at = m->patches.len;
-		rc = buf_add(&m->patches, it->data, it->len);
-	} else {
-		rc = page_pool_take(&m->pool, &s->page, 1);
-		if (!rc)
-			memcpy(s->page, it->data, GM_PAGE);
-	}
+	st->item[st->n] = (struct staged){.index = it->index,
+					  .change = it->change,
+					  .len = it->len,
+					  .at = st->data.len};
+	rc = buf_add(&st->data, it->data, it->len);
 	if (rc)
 		return rc;
-	m->held += bytes;
-	m->n++;
+	st->held += bytes;
+	st->n++;
 	return 0;
 }
 
@@ -146,7 +226,7 @@ static int on_pages(struct mem_standby *m, uint64_t epoch, const void *p, size_t
 		return err_set(err, -EPROTO, "pages before hello");
 	if (epoch == REC_EPOCH_SYNC)
 		return pc_decode(p, len, pages, into_ram, m, err);
-	if (m->n && m->epoch != epoch)
+	if (m->now.n && m->epoch != epoch)
 		return err_set(err, -EPROTO, "pages of epoch %llu while %llu is staged",
 			       (unsigned long long)epoch, (unsigned long long)m->epoch);
 	m->epoch = epoch;
@@ -161,8 +241,7 @@ static int on_pages(struct mem_standby *m, uint64_t epoch, const void *p, size_t
 	return rc;
 }
 
-/* Pages of the last checkpoint, which is all in RAM by now: the engine applies each before it
- * reads on. So damage is found before the next one is acked. */
+/* Pages of the last checkpoint. So damage is found before the next one is acked. */
 static int on_digests(struct mem_standby *m, uint64_t epoch, const uint8_t *p, size_t len,
 		      struct err *err)
 {
@@ -171,6 +250,7 @@ static int on_digests(struct mem_standby *m, uint64_t epoch, const uint8_t *p, s
 
 	if (!m->peer_fits || epoch == REC_EPOCH_SYNC || epoch == 0 || len % sizeof(w))
 		return err_set(err, -EPROTO, "digests that nobody can compare");
+	settle(m);
 	for (; len; p += sizeof(w), len -= sizeof(w)) {
 		memcpy(&w, p, sizeof(w));
 		page = le64_get(w.page);
@@ -211,40 +291,46 @@ static int mems_check(void *self, uint64_t epoch, struct err *err)
 {
 	struct mem_standby *m = self;
 
-	if (m->n && m->epoch != epoch)
+	if (m->now.n && m->epoch != epoch)
 		return err_set(err, -EPROTO, "epoch %llu is staged, not %llu",
 			       (unsigned long long)m->epoch, (unsigned long long)epoch);
 	return 0;
 }
 
-static void forget(struct mem_standby *m)
-{
-	for (size_t i = 0; i < m->n; i++)
-		if (m->staged[i].change != PC_PATCH)
-			page_pool_give(&m->pool, &m->staged[i].page, 1);
-	buf_reset(&m->patches);
-	m->n = m->held = 0;
-}
-
 static int mems_apply(void *self, uint64_t epoch, struct err *err)
 {
 	struct mem_standby *m = self;
-	uint8_t *ram = gm_base(m->gm);
+	struct stage st;
 
-	for (size_t i = 0; i < m->n; i++) {
-		const struct staged *s = &m->staged[i];
-
-		pc_apply(ram + s->index * GM_PAGE, s->change,
-			 s->change == PC_PATCH ? m->patches.data + s->at : s->page,
-			 s->len);
+	settle(m);
+	if (m->now.held < INLINE_BYTES) {
+		for (size_t i = 0; i < m->now.n; i++)
+			apply_one(m, &m->now, &m->now.item[i]);
+		forget(&m->now);
+		return 0;
 	}
-	forget(m);
+	st = m->busy;
+	m->busy = m->now;
+	m->now = st;
+	pthread_mutex_lock(&m->lock);
+	m->turn++;
+	m->working = m->workers;
+	pthread_cond_broadcast(&m->work);
+	pthread_mutex_unlock(&m->lock);
 	return 0;
 }
 
 static void mems_drop(void *self)
 {
-	forget(self);
+	struct mem_standby *m = self;
+
+	forget(&m->now);
+}
+
+static int mems_activate(void *self, struct err *err)
+{
+	settle(self);
+	return 0;
 }
 
 static const struct standby_part_ops mems_ops = {
@@ -255,7 +341,7 @@ static const struct standby_part_ops mems_ops = {
 	.check = mems_check,
 	.apply = mems_apply,
 	.drop = mems_drop,
-	.activate = spart_no_activate,
+	.activate = mems_activate,
 	.teardown = part_no_teardown,
 };
 
@@ -264,28 +350,71 @@ struct standby_part mem_standby(struct mem_standby *m)
 	return (struct standby_part){.ops = &mems_ops, .self = m};
 }
 
+/* Half of the processors: the others have a stream to decode. */
+static int workers_start(struct mem_standby *m)
+{
+	long n = sysconf(_SC_NPROCESSORS_ONLN) / 2;
+
+	m->workers = n < 1 ? 1 : n > WORKERS_MAX ? WORKERS_MAX : (unsigned)n;
+	for (unsigned k = 0; k < m->workers; k++) {
+		struct worker *w = &m->worker[k];
+		int rc;
+
+		*w = (struct worker){.m = m, .k = k};
+		rc = -pthread_create(&w->thread, NULL, worker_main, w);
+		if (rc) {
+			m->workers = k;
+			return rc;
+		}
+	}
+	return 0;
+}
+
 int mem_standby_create(struct gm *gm, size_t stage_bytes, struct mem_standby **m_out,
 		       struct err *err)
 {
 	struct mem_standby *m = calloc(1, sizeof(*m));
+	int rc;
 
 	*m_out = NULL;
 	if (!m)
 		return err_set(err, -ENOMEM, "the standby's memory: out of memory");
 	m->gm = gm;
 	m->limit = stage_bytes;
-	page_pool_init(&m->pool);
+	/* Plain initialisation of these cannot fail on Linux. */
+	pthread_mutex_init(&m->lock, NULL);
+	pthread_cond_init(&m->work, NULL);
+	pthread_cond_init(&m->idle, NULL);
+	rc = workers_start(m);
+	if (rc) {
+		mem_standby_destroy(m);
+		return err_sys(err, rc, "the standby's memory: starting its threads");
+	}
 	*m_out = m;
 	return 0;
+}
+
+static void stage_free(struct stage *st)
+{
+	buf_fini(&st->data);
+	free(st->item);
 }
 
 void mem_standby_destroy(struct mem_standby *m)
 {
 	if (!m)
 		return;
-	forget(m);
-	page_pool_fini(&m->pool);
-	buf_fini(&m->patches);
-	free(m->staged);
+	settle(m);
+	pthread_mutex_lock(&m->lock);
+	m->quit = 1;
+	pthread_cond_broadcast(&m->work);
+	pthread_mutex_unlock(&m->lock);
+	for (unsigned k = 0; k < m->workers; k++)
+		pthread_join(m->worker[k].thread, NULL); /* ours, joined once */
+	stage_free(&m->now);
+	stage_free(&m->busy);
+	pthread_cond_destroy(&m->work);
+	pthread_cond_destroy(&m->idle);
+	pthread_mutex_destroy(&m->lock);
 	free(m);
 }

@@ -135,19 +135,28 @@ static void engine_turn(const struct kit *k, unsigned pages, uint64_t ram,
 }
 
 /* Where the pause goes, for people. */
+static void print_step(const char *name, const struct hist *h)
+{
+	printf("    %-10s p50 %8.0f  p99 %8.0f us\n", name, kit_us(h, 0.5),
+	       kit_us(h, 0.99));
+}
+
 static void print_steps(const struct primary_stats *st, const struct floor *f,
 			unsigned pages)
 {
-	(void)fprintf(
-		stderr,
-		"  %u pages: %llu dirty (bare %llu), %llu epochs, p50 us: ahead %.0f "
-		"stop %.0f machine %.0f memory %.0f output %.0f resume %.0f; commit %.0f\n",
-		pages, (unsigned long long)hist_quantile(&st->dirty_pages, 0.5),
-		(unsigned long long)hist_quantile(&f->dirty, 0.5),
-		(unsigned long long)st->pause.count, kit_us(&st->ahead, 0.5),
-		kit_us(&st->stop, 0.5), kit_us(&st->capture_part[0], 0.5),
-		kit_us(&st->capture_part[1], 0.5), kit_us(&st->capture_part[2], 0.5),
-		kit_us(&st->resume, 0.5), kit_us(&st->commit, 0.5));
+	printf("  %u pages wanted: %llu dirty, %llu in the bare loop; %llu epochs\n",
+	       pages, (unsigned long long)hist_quantile(&st->dirty_pages, 0.5),
+	       (unsigned long long)hist_quantile(&f->dirty, 0.5),
+	       (unsigned long long)st->pause.count);
+	print_step("bare loop", &f->pause);
+	print_step("ahead", &st->ahead);
+	print_step("pause", &st->pause);
+	print_step("  stop", &st->stop);
+	print_step("  machine", &st->capture_part[0]);
+	print_step("  memory", &st->capture_part[1]);
+	print_step("  output", &st->capture_part[2]);
+	print_step("  resume", &st->resume);
+	print_step("commit", &st->commit);
 }
 
 struct quantiles {
