@@ -145,14 +145,16 @@ static void on_refused(struct pair *p, uint64_t term, int mine, struct pair_acti
 	} else if (term > p->term && !mine && p->state != PAIR_OFF &&
 		   p->state != PAIR_FENCED && p->state != PAIR_FAILED) {
 		pm_follow(p, term, out, "refused: the next term is the peer's");
-	} else {
+	} else if (claiming) {
 		retry_later(p);
-		if (claiming)
-			pm_log(out, LOG_LVL_ERR,
-			       "the arbiter knows term %llu, older than ours (%llu): its data was "
-			       "lost or put back; only an override helps",
-			       (unsigned long long)term, (unsigned long long)p->term);
+		pm_log(out, LOG_LVL_ERR,
+		       "the arbiter knows term %llu, older than ours (%llu): its data was "
+		       "lost or put back; only an override helps",
+		       (unsigned long long)term, (unsigned long long)p->term);
+	} else if (p->state == PAIR_STARTING) {
+		retry_later(p);
 	}
+	/* Else the answer came too late to mean anything, and must not delay the next claim. */
 }
 
 static void on_unreachable(struct pair *p, struct pair_actions *out)
