@@ -143,6 +143,26 @@ static void test_late_grant(void)
 	CU_ASSERT_EQUAL(find(&a, PAIR_DO_CLAIM)->u.claim.from_mine, 1);
 }
 
+/* The peer told us before the arbiter did: its answer means nothing any more, and the claim that
+ * may come next does not wait for it. */
+static void test_late_refusal(void)
+{
+	struct pair p = running_alone();
+
+	(void)engine(&p, PAIR_ENG_SYNCING);
+	(void)engine(&p, PAIR_ENG_ARMED);
+	(void)engine(&p, PAIR_ENG_PROTECTED);
+	settle(&p);
+	(void)engine(&p, PAIR_ENG_UNLINKED);
+	(void)give_kind(&p, PAIR_EV_TICK);
+	CU_ASSERT_FATAL(p.arb_id != 0);
+	(void)peer(&p, PAIR_RUNNING_ALONE, 2);
+	CU_ASSERT_EQUAL(p.state, PAIR_FENCED);
+	(void)give(&p, arbiter(&p, PAIR_ARB_REFUSED, 2, 0));
+	CU_ASSERT_EQUAL(p.arb_id, 0);
+	CU_ASSERT_EQUAL(p.arb_retry_at, 0);
+}
+
 /* The peer's term is not ours to claim a cold start from, unless its guest ended in good order,
  * all of it is here, and somebody typed the start. */
 static void test_cold_claim(void)
@@ -310,6 +330,7 @@ int main(void)
 		{"outdated ready", test_outdated_ready},
 		{"a later term", test_later_term},
 		{"late grant", test_late_grant},
+		{"a refusal that comes too late", test_late_refusal},
 		{"cold claim", test_cold_claim},
 		{"names", test_names},
 		{"refusals are told", test_refusals_are_told},
