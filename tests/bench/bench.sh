@@ -18,7 +18,8 @@ clean_up() {
 trap clean_up EXIT
 
 # What the wire sees when a primary's rhea-vm is killed: silence until the other host's guest speaks,
-# detector included. Of 80 kills at default settings but for the heartbeat, which plays no part.
+# detector included. Of 80 kills with test_takeover's settings: epochs of 10 ms at most instead of 25,
+# and a shorter heartbeat, which plays no part when a process dies.
 failover() {
 	local p50 p99 max
 	read -r p50 p99 max <<< "$("$out/tests/native/test_takeover" 100 1 kill-vm |
