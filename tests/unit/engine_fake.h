@@ -67,6 +67,7 @@ struct world {
 	int held;	       /* output is held, as the third fake sees it */
 	int fail_op, fail_who; /* -1: nobody */
 	uint64_t fail_epoch;
+	int fail_rc; /* 0: what is usual for the operation */
 	uint64_t value_of[4096]; /* by epoch, of the link at hand */
 	uint64_t applied_value;	 /* of the standby's second fake */
 	uint64_t staged_value;
@@ -141,6 +142,8 @@ static inline int note(struct fake *f, enum fake_op op, uint64_t epoch)
 		return 0;
 	if (w->fail_epoch != UINT64_MAX && w->fail_epoch != epoch)
 		return 0;
+	if (w->fail_rc)
+		return w->fail_rc;
 	/* From these -EIO would mean that the standby's own storage or memory failed. */
 	return op == OP_CHECK || op == OP_RECORD ? -EBADMSG : -EIO;
 }

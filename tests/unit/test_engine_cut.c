@@ -272,6 +272,31 @@ static void apply_fails(void)
 	free(r);
 }
 
+/* A record that shows the standby's memory or disk to be damaged: whatever it acked, it never runs. */
+static void damaged(void)
+{
+	struct rig *r = malloc(sizeof(*r));
+	struct err err = {0};
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL(r);
+	rig_init(r);
+	rig_primary(r, 200, 2);
+	rig_standby(r);
+	r->w.fail_op = OP_RECORD;
+	r->w.fail_who = 1;
+	r->w.fail_epoch = 3;
+	r->w.fail_rc = -EIO;
+	rig_link(r, 1 << 16, -1, NULL);
+	rig_attach(r, 1);
+	AWAIT(&r->w, r->w.pstate == PRI_UNLINKED);
+	AWAIT(&r->w, r->w.sstate == SB_EMPTY || r->w.sstate == SB_LOST);
+	CU_ASSERT_TRUE(r->w.released <= 3);
+	CU_ASSERT_EQUAL(r->w.sstate, SB_EMPTY);
+	CU_ASSERT_EQUAL(standby_activate(r->s, 2, &err), -EPERM);
+	rig_down(r);
+	free(r);
+}
+
 static void setup_fails(void)
 {
 	struct primary_config cfg = {.vm = "web", .interval_us = 100, .max_inflight = 1};
@@ -307,6 +332,7 @@ static const struct unit_test tests[] = {
 	{"a cable pulled", stall},
 	{"any step of any participant fails", any_step_fails},
 	{"an acked checkpoint that cannot be applied", apply_fails},
+	{"a standby that is damaged", damaged},
 	{"setup fails", setup_fails},
 };
 
