@@ -67,7 +67,7 @@ struct world {
 	int held;	       /* output is held, as the third fake sees it */
 	int fail_op, fail_who; /* -1: nobody */
 	uint64_t fail_epoch;
-	int fail_rc; /* 0: what is usual for the operation */
+	int fail_rc;		 /* 0: what is usual for the operation */
 	uint64_t value_of[4096]; /* by epoch, of the link at hand */
 	uint64_t applied_value;	 /* of the standby's second fake */
 	uint64_t staged_value;
