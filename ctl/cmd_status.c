@@ -7,13 +7,13 @@
  *  "vms":[{"name","role":"primary"|"standby"|"none","state","health","term","epoch",
  *    "protected":b,"running":b,"pid","preferred":b,"engine",
  *    "acked","lag_epochs","held_bytes","held_frames","pause_us":{"p50","p99","max"},
- *    "commit_us":{...},"interval_us":{...},"dirty_pages":{...},"bytes_raw","bytes_sent",
- *    "sync_left","epochs","activate_us",
+ *    "ahead_us":{...},"commit_us":{...},"interval_us":{...},"dirty_pages":{...},"bytes_raw","bytes_sent",
+ *    "sync_left","epochs","activate_us","staged_bytes","staged_max_bytes","staged_limit_bytes",
  *    "peer":{"state","role","health","term","epoch"}|null,
  *    "image_incomplete":b,
  *    "safe_to_lose":{HOST:{"safe":b,"why":s}, HOST:...}}]}
  * image_incomplete: a first sync overwrites this host's disks, or was cut short: nothing boots from
- * them. What is not known now (a standby holds nothing, a hung process tells nothing) is null.
+ * them. staged: on a standby, memory taken by epochs that are not applied yet. What is not known now (a standby holds nothing, a hung process tells nothing) is null.
  */
 #include "ctl/cmd.h"
 
@@ -104,9 +104,12 @@ static void copy_members(json_t *to, json_t *from, const char *const *keys)
 
 static void add_counters(json_t *o, const struct vmrun *v)
 {
-	static const char *const engine[] = {
-		"acked",     "bytes_raw",   "bytes_sent",  "sync_left",	   "pause_us",
-		"commit_us", "interval_us", "dirty_pages", "early_epochs", NULL};
+	static const char *const engine[] = {"acked",	     "bytes_raw",   "bytes_sent",
+					     "sync_left",    "pause_us",    "ahead_us",
+					     "commit_us",    "interval_us", "dirty_pages",
+					     "early_epochs", NULL};
+	static const char *const staged[] = {"staged_bytes", "staged_max_bytes",
+					     "staged_limit_bytes", NULL};
 	static const char *const held[] = {"held_bytes", "held_frames", "holding", NULL};
 	json_t *st = vmrun_stats(v), *pri = json_object_get(st, "primary");
 	json_t *acked = json_object_get(pri, "acked"),
@@ -115,6 +118,7 @@ static void add_counters(json_t *o, const struct vmrun *v)
 
 	copy_members(o, pri, engine);
 	copy_members(o, pri ? json_object_get(st, "netbuf") : NULL, held);
+	copy_members(o, json_object_get(st, "standby"), staged);
 	if (!pri)
 		json_object_set(o, "acked",
 				json_object_get(json_object_get(st, "standby"), "acked"));

@@ -92,6 +92,7 @@ struct config_vm {
 	unsigned latency_target_us;
 	unsigned overhead_cap; /* per cent */
 	unsigned verify_s;     /* to compare all of memory once; 0: never */
+	unsigned encoders;     /* threads; 0: as many as suit the host */
 	unsigned inflight;     /* epochs captured and not acked, at most */
 	uint64_t delta_cache;  /* bytes */
 	uint64_t netbuf_limit; /* bytes */

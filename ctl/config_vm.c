@@ -30,6 +30,7 @@ static const char *const vm_keys[] = {"name",
 				      "latency_target_us",
 				      "overhead_cap",
 				      "verify_interval_s",
+				      "encoders",
 				      "inflight",
 				      "delta_cache",
 				      "netbuf_limit",
@@ -236,14 +237,16 @@ static int read_interval(struct config_reader *r, config_setting_t *s,
 /* What the epoch controller is to keep (remus/control.h). */
 static int read_latency(struct config_reader *r, config_setting_t *s, struct config_vm *v)
 {
-	uint64_t us, cap, verify;
+	uint64_t us, cap, verify, encoders;
 	int rc = config_uint(r, s, "latency_target_us", 500, 0, 10000000, &us);
 
 	rc = rc ? rc : config_uint(r, s, "overhead_cap", 20, 1, 100, &cap);
 	rc = rc ? rc : config_uint(r, s, "verify_interval_s", 600, 0, 86400, &verify);
+	rc = rc ? rc : config_uint(r, s, "encoders", 0, 0, 8, &encoders);
 	if (rc)
 		return rc;
 	v->verify_s = (unsigned)verify;
+	v->encoders = (unsigned)encoders;
 	v->latency_target_us = (unsigned)us;
 	v->overhead_cap = (unsigned)cap;
 	return 0;

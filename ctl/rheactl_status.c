@@ -125,6 +125,28 @@ static void show_images(json_t *st)
 	}
 }
 
+/* What a standby's memory is used for beside the guest's own. */
+static void show_staged(json_t *st)
+{
+	char now[NUM], most[NUM], limit[NUM];
+	json_t *vm;
+	size_t i;
+
+	json_array_foreach(json_object_get(st, "vms"), i, vm)
+	{
+		if (!json_is_integer(json_object_get(vm, "staged_bytes")))
+			continue;
+		printf("%s: %s of epochs staged on host %s, %s at most so far, bound %s\n",
+		       rc_str(vm, "name"),
+		       fmt_bytes(json_object_get(vm, "staged_bytes"), now, sizeof(now)),
+		       rc_str(st, "host"),
+		       fmt_bytes(json_object_get(vm, "staged_max_bytes"), most,
+				 sizeof(most)),
+		       fmt_bytes(json_object_get(vm, "staged_limit_bytes"), limit,
+				 sizeof(limit)));
+	}
+}
+
 static void show_safe(json_t *st, const char *host)
 {
 	json_t *vm, *s;
@@ -155,6 +177,7 @@ static int show(struct rc *rc)
 		show_vms(st);
 		printf("\n");
 		show_images(st);
+		show_staged(st);
 		show_safe(st, rc_str(st, "host"));
 		show_safe(st, rc_str(st, "peer"));
 	}

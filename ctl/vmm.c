@@ -182,7 +182,9 @@ static int build_primary(struct vmm *m, struct err *err)
 	int rc;
 
 	rc = mach_part_create(m->vm, &m->mach, err);
-	rc = rc ? rc : mem_part_create(vm_gm(m->vm), m->vm, s->cache, &m->mem, err);
+	rc = rc ? rc
+		: mem_part_create(vm_gm(m->vm), m->vm, s->cache, s->encoders, &m->mem,
+				  err);
 	if (rc)
 		return rc;
 	mem_part_verify(m->mem, s->verify_s * UINT64_C(1000000000));
@@ -257,7 +259,8 @@ int vmm_be_standby(struct vmm *m, uint64_t term, struct err *err)
 	if (m->started || m->standby)
 		return err_set(err, -EBUSY, "standby: this process has a role already");
 	rc = mach_standby_create(m->vm, &m->s_mach, err);
-	rc = rc ? rc : mem_standby_create(vm_gm(m->vm), s->ram, &m->s_mem, err);
+	/* Twice: pages that were compressed are staged in both forms. */
+	rc = rc ? rc : mem_standby_create(vm_gm(m->vm), 2 * s->ram, &m->s_mem, err);
 	rc = rc ? rc : netbuf_standby_create(&m->s_net, err);
 	rc = rc ? rc
 		: diskrep_standby_create(s->disk_fd, s->disks, s->diskbuf, &m->s_disk,

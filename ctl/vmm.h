@@ -52,7 +52,7 @@ struct vmm_setup {
 	uint64_t ram;
 	unsigned vcpus;
 	unsigned interval_us, min_interval_us, latency_target_us, overhead_cap, verify_s,
-		inflight, suspect_us;
+		encoders, inflight, suspect_us;
 	uint64_t cache, netbuf, diskbuf;
 	unsigned uid, gid;
 	unsigned nets, disks;

@@ -191,6 +191,7 @@ static int parse_scalars(json_t *msg, struct vmm_setup *s, struct err *err)
 				&s->latency_target_us, err);
 	rc = rc ? rc : want_unsigned(msg, "overhead_cap", 1, 100, &s->overhead_cap, err);
 	rc = rc ? rc : want_unsigned(msg, "verify_s", 0, 86400, &s->verify_s, err);
+	rc = rc ? rc : want_unsigned(msg, "encoders", 0, 8, &s->encoders, err);
 	rc = rc ? rc : want_unsigned(msg, "inflight", 1, 64, &s->inflight, err);
 	rc = rc ? rc : want_unsigned(msg, "suspect_us", 0, INT_MAX, &s->suspect_us, err);
 	rc = rc ? rc : want_number(msg, "cache", 0, 1ull << 40, &s->cache, err);

@@ -45,6 +45,7 @@ static json_t *of_primary(struct vmm *m, struct primary *p)
 		(json_int_t)ps->bytes_raw, "bytes_sent", (json_int_t)ps->bytes_sent,
 		"pages_sent", (json_int_t)ps->pages_sent, "early_epochs",
 		(json_int_t)ps->early_epochs, "sync_left", (json_int_t)ps->sync_left);
+	json_object_set_new(o, "ahead_us", quantiles(&ps->ahead, 1000));
 	json_object_set_new(o, "pause_us", quantiles(&ps->pause, 1000));
 	json_object_set_new(o, "stop_us", quantiles(&ps->stop, 1000));
 	json_object_set_new(o, "capture_us", quantiles(&ps->capture, 1000));
@@ -65,17 +66,21 @@ static json_t *of_primary(struct vmm *m, struct primary *p)
 static json_t *of_standby(struct vmm *m)
 {
 	struct standby_stats *ss = calloc(1, sizeof(*ss));
+	struct mem_standby_stats ms;
 	json_t *o;
 
 	if (!ss)
 		return NULL;
 	standby_stats(m->standby, ss);
-	o = json_pack("{s:s,s:I,s:o,s:o,s:I,s:o,s:o}", "state",
+	mem_standby_stats(m->s_mem, &ms);
+	o = json_pack("{s:s,s:I,s:o,s:o,s:I,s:o,s:o,s:I,s:I,s:I}", "state",
 		      standby_state_name(ss->state), "term", (json_int_t)ss->term,
 		      "acked", count(ss->acked), "applied", count(ss->applied),
 		      "bytes_received", (json_int_t)ss->bytes_received, "verify_us",
 		      quantiles(&ss->verify, 1000), "apply_us",
-		      quantiles(&ss->apply, 1000));
+		      quantiles(&ss->apply, 1000), "staged_bytes", (json_int_t)ms.staged,
+		      "staged_max_bytes", (json_int_t)ms.staged_max, "staged_limit_bytes",
+		      (json_int_t)ms.limit);
 	free(ss);
 	return o;
 }
@@ -111,12 +116,12 @@ static json_t *of_pages(struct mem_part *mem)
 	struct pc_stats st;
 
 	mem_part_stats(mem, &st);
-	return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "pages",
+	return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "pages",
 			 (json_int_t)st.pages, "unchanged", (json_int_t)st.unchanged,
 			 "zero", (json_int_t)st.zero, "raw", (json_int_t)st.raw, "lz4",
 			 (json_int_t)st.lz4, "xor_lz4", (json_int_t)st.xor_lz4, "words",
-			 (json_int_t)st.words, "bytes_raw", (json_int_t)st.bytes_raw,
-			 "bytes_out", (json_int_t)st.bytes_out);
+			 (json_int_t)st.words, "same", (json_int_t)st.same, "bytes_raw",
+			 (json_int_t)st.bytes_raw, "bytes_out", (json_int_t)st.bytes_out);
 }
 
 json_t *vmm_stats(struct vmm *m)

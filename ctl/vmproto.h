@@ -10,7 +10,7 @@
  * rhead -> rhea-vm
  *   {"op":"setup","vm":s,"host":s,"peer":s,"pair":s,"psk":hex64,"ram":bytes,"vcpus":n,"cpu":s,
  *    "cmdline":s,"interval_us":n,"min_interval_us":n,"latency_target_us":n,"overhead_cap":n,"verify_s":n,
- *    "inflight":n,"suspect_us":n,"cache":bytes,
+ *    "encoders":n,"inflight":n,"suspect_us":n,"cache":bytes,
  *    "netbuf":bytes,"diskbuf":bytes,"log":"info",
  *    "nets":[{"mac":s}],"disks":[{"serial":s,"read_only":b}],"uid":n,"gid":n,
  *    "fds":["kvm","kernel","initrd"?,"console","disk0",...,"net0",...]}         first,

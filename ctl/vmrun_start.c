@@ -166,7 +166,7 @@ static json_t *setup_message(struct host *h, const struct config_vm *vm)
 		return NULL;
 	nets = list_devices(vm, &disks);
 	msg = json_pack(
-		"{s:s,s:s,s:s,s:s,s:s,s:s,s:I,s:i,s:s,s:s,s:i,s:i,s:i,s:i,s:i,s:i,s:I,s:I,s:I,s:I,"
+		"{s:s,s:s,s:s,s:s,s:s,s:s,s:I,s:i,s:s,s:s,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:I,s:I,s:I,s:I,"
 		"s:s,s:o,s:o,s:i,s:i}",
 		"op", "setup", "vm", vm->name, "host", config_self(cfg)->name, "peer",
 		config_peer(cfg)->name, "pair", cfg->pair, "psk", psk, "ram",
@@ -174,8 +174,8 @@ static json_t *setup_message(struct host *h, const struct config_vm *vm)
 		"cmdline", vm->cmdline, "interval_us", (int)vm->interval_us,
 		"min_interval_us", (int)vm->min_interval_us, "latency_target_us",
 		(int)vm->latency_target_us, "overhead_cap", (int)vm->overhead_cap,
-		"verify_s", (int)vm->verify_s, "inflight", (int)vm->inflight,
-		"suspect_us", (json_int_t)suspect_us(cfg), "cache",
+		"verify_s", (int)vm->verify_s, "encoders", (int)vm->encoders, "inflight",
+		(int)vm->inflight, "suspect_us", (json_int_t)suspect_us(cfg), "cache",
 		(json_int_t)vm->delta_cache, "netbuf", (json_int_t)vm->netbuf_limit,
 		"diskbuf", (json_int_t)vm->disk_buffer, "log", h->opts.log, "nets", nets,
 		"disks", disks, "uid", pw ? (int)pw->pw_uid : 0, "gid",

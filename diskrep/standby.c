@@ -136,6 +136,7 @@ static const struct standby_part_ops standby_ops = {
 	.name = "disks",
 	.kind = REC_KIND_DISK,
 	.hello = sp_hello,
+	.room = spart_no_room,
 	.record = drs_record,
 	.check = sp_check,
 	.apply = sp_apply,

@@ -104,6 +104,7 @@ static const struct standby_part_ops standby_ops = {
 	.name = "output",
 	.kind = NB_REC_KIND,
 	.hello = nbs_hello,
+	.room = spart_no_room,
 	.record = nbs_record,
 	.check = nbs_check,
 	.apply = nbs_apply,

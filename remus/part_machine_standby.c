@@ -81,6 +81,7 @@ static const struct standby_part_ops machs_ops = {
 	.name = "machine",
 	.kind = REC_KIND_MACHINE,
 	.hello = spart_no_hello,
+	.room = spart_no_room,
 	.record = machs_record,
 	.check = machs_check,
 	.apply = machs_apply,

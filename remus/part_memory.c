@@ -8,27 +8,21 @@
  * on, and the copy is then what the peer has and what later deltas build on. A page torn while
  * it was copied is dirty again by then and goes once more.
  *
- * After encoding, the copy itself becomes the delta base (pc_cache_swap): no second copy.
+ * After encoding (part_memory_encode.c), the copy itself becomes the delta base: no second copy.
  *
- * Threads: capture is the epoch thread's, sync_* and send the sender's. The engine keeps
+ * Threads: capture is the epoch thread's, sync_* and send the sender's and its helpers'. The engine keeps
  * sync_* and capture apart in time; between capture and send stands the queue of shots.
  */
 #include "remus/part_memory_priv.h"
 
 #include "hv/base/err.h"
 #include "hv/gm.h"
-#include "remus/stream.h"
-#include "replication/pagewords.h"
 #include "replication/record.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
-enum {
-	BATCH_BYTES = 256 << 10, /* payload of one record, at most */
-	SPARE_MIN = 1024,	 /* pages kept in the pool, at least */
-};
+enum { SPARE_MIN = 1024 }; /* pages kept in the pool, at least */
 
 void mem_shot_put(struct mem_part *m, struct shot *s)
 {
@@ -55,97 +49,6 @@ size_t mem_bits(const uint64_t *map, uint64_t pages)
 	for (uint64_t w = 0; w < pages / 64; w++)
 		n += (size_t)__builtin_popcountll(map[w]);
 	return n;
-}
-
-int mem_flush(struct mem_part *m, struct rec_sink *sink, uint64_t epoch)
-{
-	int rc = 0;
-
-	if (m->batch.len)
-		rc = rec_put(sink, MEM_PAGES, epoch, m->batch.data, m->batch.len);
-	buf_reset(&m->batch);
-	pthread_mutex_lock(&m->lock);
-	m->shown = m->stats;
-	pthread_mutex_unlock(&m->lock);
-	return rc;
-}
-
-int mem_encode(struct mem_part *m, struct rec_sink *sink, uint64_t epoch, uint64_t index,
-	       const void *page)
-{
-	int rc = pc_encode(&m->batch, index, page, pc_cache_get(m->cache, index),
-			   &m->stats);
-
-	if (!rc && m->batch.len > BATCH_BYTES - PC_ITEM_MAX)
-		rc = mem_flush(m, sink, epoch);
-	return rc;
-}
-
-int mem_send_page(struct mem_part *m, struct rec_sink *sink, uint64_t epoch,
-		  uint64_t index, void **page)
-{
-	int rc = mem_encode(m, sink, epoch, index, *page);
-
-	if (!rc)
-		*page = pc_cache_swap(m->cache, index, *page);
-	return rc;
-}
-
-/* What changed in a hot page: as it is, or through the page itself if that may be shorter. */
-static int send_hot(struct mem_part *m, struct rec_sink *sink, uint64_t epoch,
-		    const struct shot_hot *h, const uint8_t *body)
-{
-	const void *base = pc_cache_get(m->cache, h->index);
-	void *page;
-	int rc;
-
-	if (h->len > PC_WORDS_SMALL && base) {
-		rc = page_pool_take(&m->pool, &page, 1);
-		if (rc)
-			return rc;
-		memcpy(page, base, GM_PAGE);
-		pc_apply(page, PC_PATCH, body, h->len);
-		rc = mem_send_page(m, sink, epoch, h->index, &page);
-		page_pool_give(&m->pool, &page, 1);
-		return rc;
-	}
-	rc = pc_encode_words(&m->batch, h->index, body, h->len, &m->stats);
-	pc_cache_patch(m->cache, h->index, body, h->len);
-	if (!rc && m->batch.len > BATCH_BYTES - PC_ITEM_MAX)
-		rc = mem_flush(m, sink, epoch);
-	return rc;
-}
-
-static int mem_send(void *self, uint64_t epoch, struct rec_sink *sink, struct err *err)
-{
-	struct mem_part *m = self;
-	struct shot *s = shots_next(&m->shots);
-	int rc = 0;
-	size_t n;
-
-	if (!s || s->epoch != epoch) {
-		if (s)
-			mem_shot_put(m, s);
-		return err_set(err, -EINVAL, "no capture of epoch %llu",
-			       (unsigned long long)epoch);
-	}
-	n = s->n;
-	if (s->n_digests)
-		rc = rec_put(sink, MEM_DIGESTS, epoch, s->digest,
-			     s->n_digests * sizeof(s->digest[0]));
-	for (size_t i = 0; i < n && !rc; i++)
-		rc = mem_send_page(m, sink, epoch, s->index[i], &s->page[i]);
-	for (size_t i = 0; i < s->n_hot && !rc; i++)
-		if (s->hot[i].len)
-			rc = send_hot(m, sink, epoch, &s->hot[i],
-				      s->body + i * PW_BODY_MAX);
-	if (!rc)
-		rc = mem_flush(m, sink, epoch);
-	mem_shot_put(m, s);
-	mem_settle(m, n);
-	return rc ? err_sys(err, rc, "sending pages of epoch %llu",
-			    (unsigned long long)epoch)
-		  : 0;
 }
 
 static void mem_unlinked(void *self)
@@ -184,13 +87,20 @@ struct part mem_part(struct mem_part *m)
 	return (struct part){.ops = &mem_ops, .self = m};
 }
 
-int mem_part_create(struct gm *gm, struct vm *vm, size_t cache_bytes,
+int mem_part_create(struct gm *gm, struct vm *vm, size_t cache_bytes, unsigned encoders,
 		    struct mem_part **m_out, struct err *err)
 {
 	struct mem_part *m = calloc(1, sizeof(*m));
 	size_t slots = cache_bytes / PC_PAGE;
+	int rc;
 
 	*m_out = NULL;
+	if (encoders > MEM_LANES_MAX) {
+		free(m);
+		return err_set(err, -EINVAL,
+			       "memory's participant: %u encoders, at most %u", encoders,
+			       MEM_LANES_MAX);
+	}
 	if (!m)
 		return err_set(err, -ENOMEM, "memory's participant: out of memory");
 	m->gm = gm;
@@ -200,8 +110,8 @@ int mem_part_create(struct gm *gm, struct vm *vm, size_t cache_bytes,
 	page_pool_init(&m->pool);
 	pthread_mutex_init(&m->lock, NULL); /* default attributes: cannot fail */
 	m->todo = calloc(m->pages / 64, sizeof(*m->todo));
-	m->cache = pc_cache_create(slots < m->pages ? slots : m->pages);
-	if (mem_capture_init(m) || !m->todo || !m->cache) {
+	rc = mem_encode_init(m, slots < m->pages ? slots : m->pages, encoders);
+	if (mem_capture_init(m) || !m->todo || rc) {
 		mem_part_destroy(m);
 		return err_set(err, -ENOMEM,
 			       "memory's participant: no memory for %zu MiB of copies",
@@ -240,9 +150,8 @@ void mem_part_destroy(struct mem_part *m)
 		mem_shot_put(m, s);
 	shots_fini(&m->shots);
 	mem_capture_fini(m);
-	pc_cache_destroy(m->cache);
+	mem_encode_fini(m);
 	page_pool_fini(&m->pool);
-	buf_fini(&m->batch);
 	pthread_mutex_destroy(&m->lock);
 	free(m->todo);
 	free(m);

@@ -14,6 +14,24 @@
 #include "remus/shot.h"
 #include "replication/pagecodec.h"
 
+enum { MEM_LANES_MAX = 8 };
+
+/* What one encoder has. */
+struct lane {
+	struct mem_part *m;
+	unsigned k;
+	struct pc_cache *cache; /* what the peer has, by the page's number in the lane */
+	struct buf own, *batch; /* the batch: its own, or the one of all */
+	struct pc_stats stats;	/* since the last flush */
+	struct data_run {
+		uint64_t from, to; /* a stretch of the memfd, as page numbers */
+	} run;
+	struct rec_sink *sink;
+	uint64_t epoch;
+	int rc;
+};
+typedef int mem_lane_fn(struct lane *l); /* 0 or -errno */
+
 struct mem_part {
 	struct gm *gm;
 	struct vm *vm; /* NULL: nobody helps to copy */
@@ -50,25 +68,39 @@ struct mem_part {
 		} digest[SHOT_DIGESTS];
 	} verify;
 
+	/* The sender, and who encodes for it (part_memory_encode.c). */
+	unsigned lanes;
+	struct lane lane[MEM_LANES_MAX];
+	struct gang *gang; /* of the lanes but the first */
+	mem_lane_fn *lane_fn;
+	pthread_mutex_t put_lock; /* the sink */
+	struct page_twins *twins;
+	struct shot *sending;
+
 	/* Sender only. */
-	struct pc_cache *cache;
-	struct buf batch;
-	struct pc_stats stats;
 	size_t peak; /* pages of recent captures */
 	int first_round;
 	int peer_fits; /* written by the receiver before the engine starts the sync */
 };
 
+/* part_memory_encode.c; sender */
+int mem_encode_init(struct mem_part *m, size_t slots,
+		    unsigned lanes); /* 0 or -errno; fini in either case */
+void mem_encode_fini(struct mem_part *m);
+void mem_encode_reset(struct mem_part *m); /* a new peer: it has nothing */
+int mem_send(void *self, uint64_t epoch, struct rec_sink *sink, struct err *err);
+/* Call @fn for each lane and put everything out; for many @pages all at once. */
+int mem_lanes_run(struct mem_part *m, struct rec_sink *sink, uint64_t epoch, size_t pages,
+		  mem_lane_fn *fn);
+/* Within @fn: does the page belong to this lane? */
+int mem_lane_has(const struct lane *l, uint64_t index);
+/* Within @fn: a page that was never written and that the peer was told nothing of yet. */
+int mem_lane_zero(struct lane *l, uint64_t index);
+/* Within @fn: send a copy, *@page, which then is what the peer has: the cache takes it and gives
+ * another page, or NULL, in its place. */
+int mem_lane_send(struct lane *l, const struct pc_among *among, void **page);
+
 /* part_memory.c; sender */
-/* Append the page to the batch, as a delta if the peer is known to have it. */
-int mem_encode(struct mem_part *m, struct rec_sink *sink, uint64_t epoch, uint64_t index,
-	       const void *page);
-/* Send a copy, which then is what the peer has: the cache takes it and gives another page, or
- * NULL, in its place. */
-int mem_send_page(struct mem_part *m, struct rec_sink *sink, uint64_t epoch,
-		  uint64_t index, void **page);
-/* Put out the batch that is not full yet. */
-int mem_flush(struct mem_part *m, struct rec_sink *sink, uint64_t epoch);
 /* One spare shot, and spare pages for a capture like the recent ones and this of @dirty. */
 void mem_settle(struct mem_part *m, size_t dirty);
 /* A shot's pages to the pool, itself to the spare ones. Any thread. */
@@ -94,10 +126,6 @@ void mem_verify_read(struct mem_part *m, uint64_t epoch);
 /* Captured: those that are true go into the shot. */
 void mem_verify_keep(struct mem_part *m);
 
-/* A stretch of the memfd, as page numbers. */
-struct data_run {
-	uint64_t from, to;
-};
 /* part_memory_sync.c: the first stretch at or after @page that was ever written. Reading the rest
  * through the mapping would make the kernel allocate it. */
 struct data_run mem_next_data(const struct mem_part *m, uint64_t page);

@@ -2,56 +2,34 @@
  * part_memory_standby - the guest's memory on the standby: stage, then write in one go.
  *
  * Theory of operation. Pages of pre-copy go straight into RAM, which holds no checkpoint yet.
- * Pages of an epoch are decoded when they come, one behind the other, so that whatever may be
- * wrong with them is found before the ack, and apply() is left with copies and XORs that cannot
- * fail. A large epoch is applied by workers, each taking the pages of its own residue, so that
+ * Pages of an epoch are received into the stage (stage.h) and decoded when they come, one behind
+ * the other, so that whatever may be wrong with them is found before the ack, and apply() is left
+ * with copies and XORs that cannot fail. A large epoch is applied by workers, each taking the pages of its own residue, so that
  * changes of one page keep their order; meanwhile the next epoch may be staged. Whoever needs RAM to
  * be at an epoch settles first: the next apply(), digests, activation.
  */
 #include "remus/parts.h"
 
-#include "hv/base/buf.h"
 #include "hv/base/err.h"
+#include "hv/base/gang.h"
 #include "hv/base/log.h"
 #include "hv/gm.h"
+#include "remus/stage.h"
 #include "remus/stream.h"
 #include "replication/pagecodec.h"
 #include "replication/record.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include <xxhash.h>
 
-struct staged {
-	uint64_t index;
-	enum pc_change change;
-	unsigned len;
-	size_t at; /* in the stage's data */
-};
-
-/* The changes of an epoch. */
-struct stage {
-	struct staged *item;
-	size_t n, cap;
-	size_t held; /* bytes */
-	struct buf data;
-};
-
 enum {
 	WORKERS_MAX = 4,
 	INLINE_BYTES = 1 << 20, /* less is applied sooner than a worker wakes up */
-	KEPT_BYTES = 64 << 20,	/* of room for the next epoch */
 	STRIPE = 16,		/* neighbouring pages go to one worker */
-};
-
-struct worker {
-	struct mem_standby *m;
-	pthread_t thread;
-	unsigned k;
 };
 
 struct mem_standby {
@@ -59,59 +37,35 @@ struct mem_standby {
 	size_t limit;	   /* bytes staged, at most */
 	struct stage now;  /* comes in */
 	struct stage busy; /* is being applied; the receive thread's again once settled */
-	uint64_t epoch;	   /* of what comes in */
+	struct stage_spare spare;
+	uint64_t epoch; /* of what comes in */
+	uint32_t *slot; /* for stage_resolve() */
 	int peer_fits;
-
-	struct worker worker[WORKERS_MAX];
-	unsigned workers;
-	pthread_mutex_t lock;
-	pthread_cond_t work, idle;
-	uint64_t turn;	  /* counts what was given to the workers */
-	unsigned working; /* that have not finished it */
-	int quit;
+	struct gang *gang;
+	atomic_size_t staged, staged_max; /* bytes, to be shown */
 };
 
-static void apply_one(struct mem_standby *m, const struct stage *st,
-		      const struct staged *s)
+static void apply_one(struct mem_standby *m, const struct staged *s)
 {
-	pc_apply(gm_base(m->gm) + s->index * GM_PAGE, s->change, st->data.data + s->at,
-		 s->len);
+	pc_apply(gm_base(m->gm) + s->index * GM_PAGE, s->change, s->data, s->len);
 }
 
-static void *worker_main(void *arg)
+static void apply_share(void *arg, unsigned k)
 {
-	struct worker *w = arg;
-	struct mem_standby *m = w->m;
-	uint64_t seen = 0;
-	sigset_t all;
+	struct mem_standby *m = arg;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_BLOCK, &all, NULL); /* signals are other threads' business */
-	pthread_mutex_lock(&m->lock);
-	for (;;) {
-		while (!m->quit && m->turn == seen)
-			pthread_cond_wait(&m->work, &m->lock);
-		if (m->turn == seen)
-			break;
-		seen = m->turn;
-		pthread_mutex_unlock(&m->lock);
-		for (size_t i = 0; i < m->busy.n; i++)
-			if (m->busy.item[i].index / STRIPE % m->workers == w->k)
-				apply_one(m, &m->busy, &m->busy.item[i]);
-		pthread_mutex_lock(&m->lock);
-		if (--m->working == 0)
-			pthread_cond_signal(&m->idle);
-	}
-	pthread_mutex_unlock(&m->lock);
-	return NULL;
+	for (size_t i = 0; i < m->busy.n; i++)
+		if (m->busy.item[i].index / STRIPE % gang_size(m->gang) == k)
+			apply_one(m, &m->busy.item[i]);
 }
 
-static void forget(struct stage *st)
+static void show(struct mem_standby *m)
 {
-	if (st->data.len > KEPT_BYTES)
-		buf_fini(&st->data);
-	buf_reset(&st->data);
-	st->n = st->held = 0;
+	size_t held = m->now.held + m->busy.held;
+
+	atomic_store(&m->staged, held);
+	if (held > atomic_load(&m->staged_max))
+		atomic_store(&m->staged_max, held);
 }
 
 /* All that was acked is in RAM. */
@@ -119,11 +73,9 @@ static void settle(struct mem_standby *m)
 {
 	if (!m->busy.n)
 		return;
-	pthread_mutex_lock(&m->lock);
-	while (m->working)
-		pthread_cond_wait(&m->idle, &m->lock);
-	pthread_mutex_unlock(&m->lock);
-	forget(&m->busy);
+	gang_wait(m->gang);
+	stage_forget(&m->busy, &m->spare);
+	show(m);
 }
 
 static int mems_hello(void *self, struct rec_sink *sink, struct err *err)
@@ -169,68 +121,77 @@ static int into_ram(void *arg, const struct pc_item *it)
 {
 	struct mem_standby *m = arg;
 
+	if (it->change == PC_TWIN)
+		return -EINVAL; /* there is no epoch in which to look */
 	if (it->change != PC_REPLACE || !is_zero(it->data) || !is_hole(m->gm, it->index))
 		pc_apply(gm_base(m->gm) + it->index * GM_PAGE, it->change, it->data,
 			 it->len);
 	return 0;
 }
 
-static int stage_room(struct mem_standby *m, size_t bytes)
+/* May so much more be staged? What is being applied is waited for first: slower, but no more
+ * memory than was promised. */
+static int may_stage(struct mem_standby *m, size_t bytes)
 {
-	struct stage *st = &m->now;
-	size_t cap = st->cap ? 2 * st->cap : 1024;
-	struct staged *s;
+	if (m->now.held + m->busy.held + bytes > m->limit)
+		settle(m);
+	return m->now.held + bytes <= m->limit;
+}
 
-	if (st->held + m->busy.held + bytes > m->limit)
-		settle(m); /* slower, but no more memory than was promised */
-	if (bytes > m->limit - st->held)
-		return -ENOBUFS;
-	if (st->n < st->cap)
-		return 0;
-	s = realloc(st->item, cap * sizeof(*s));
-	if (!s)
-		return -ENOMEM;
-	st->item = s;
-	st->cap = cap;
-	return 0;
+static void *mems_room(void *self, uint16_t type, uint64_t epoch, size_t len)
+{
+	struct mem_standby *m = self;
+
+	if (type != MEM_PAGES || epoch == REC_EPOCH_SYNC || !m->peer_fits ||
+	    !may_stage(m, len))
+		return NULL;
+	return stage_room(&m->now, &m->spare, len);
 }
 
 static int into_stage(void *arg, const struct pc_item *it)
 {
 	struct mem_standby *m = arg;
-	size_t bytes = it->len + (it->change == PC_PATCH ? sizeof(struct staged) : 0);
-	struct stage *st = &m->now;
-	int rc = stage_room(m, bytes);
 
-	if (rc)
-		return rc;
-	st->item[st->n] = (struct staged){.index = it->index,
-					  .change = it->change,
-					  .len = it->len,
-					  .at = st->data.len};
-	rc = buf_add(&st->data, it->data, it->len);
-	if (rc)
-		return rc;
-	st->held += bytes;
-	st->n++;
-	return 0;
+	if (!may_stage(m, sizeof(struct staged) + (it->lasting ? 0 : it->len)))
+		return -ENOBUFS;
+	return stage_add(&m->now, &m->spare, it);
+}
+
+/* The batch, in the stage. */
+static int stage_batch(struct mem_standby *m, const void *p, size_t len, struct err *err)
+{
+	void *room;
+
+	if (!stage_is_last_room(&m->now, p, len)) {
+		if (!may_stage(m, len))
+			return -ENOBUFS;
+		room = stage_room(&m->now, &m->spare, len);
+		if (!room)
+			return -ENOMEM;
+		p = memcpy(room, p, len);
+	}
+	return pc_decode(p, len, gm_pages(m->gm), into_stage, m, err);
 }
 
 static int on_pages(struct mem_standby *m, uint64_t epoch, const void *p, size_t len,
 		    struct err *err)
 {
-	uint64_t pages = gm_pages(m->gm);
 	int rc;
 
 	if (!m->peer_fits)
 		return err_set(err, -EPROTO, "pages before hello");
-	if (epoch == REC_EPOCH_SYNC)
-		return pc_decode(p, len, pages, into_ram, m, err);
+	if (epoch == REC_EPOCH_SYNC) {
+		rc = pc_decode(p, len, gm_pages(m->gm), into_ram, m, err);
+		return rc == -EINVAL
+			       ? err_set(err, -EBADMSG, "pre-copy names an equal page")
+			       : rc;
+	}
 	if (m->now.n && m->epoch != epoch)
 		return err_set(err, -EPROTO, "pages of epoch %llu while %llu is staged",
 			       (unsigned long long)epoch, (unsigned long long)m->epoch);
 	m->epoch = epoch;
-	rc = pc_decode(p, len, pages, into_stage, m, err);
+	rc = stage_batch(m, p, len, err);
+	show(m);
 	if (rc == -ENOBUFS)
 		return err_set(err, rc,
 			       "epoch %llu has more than the %zu MiB that may be staged",
@@ -294,7 +255,7 @@ static int mems_check(void *self, uint64_t epoch, struct err *err)
 	if (m->now.n && m->epoch != epoch)
 		return err_set(err, -EPROTO, "epoch %llu is staged, not %llu",
 			       (unsigned long long)m->epoch, (unsigned long long)epoch);
-	return 0;
+	return stage_resolve(&m->now, m->slot, err);
 }
 
 static int mems_apply(void *self, uint64_t epoch, struct err *err)
@@ -305,18 +266,15 @@ static int mems_apply(void *self, uint64_t epoch, struct err *err)
 	settle(m);
 	if (m->now.held < INLINE_BYTES) {
 		for (size_t i = 0; i < m->now.n; i++)
-			apply_one(m, &m->now, &m->now.item[i]);
-		forget(&m->now);
+			apply_one(m, &m->now.item[i]);
+		stage_forget(&m->now, &m->spare);
+		show(m);
 		return 0;
 	}
 	st = m->busy;
 	m->busy = m->now;
 	m->now = st;
-	pthread_mutex_lock(&m->lock);
-	m->turn++;
-	m->working = m->workers;
-	pthread_cond_broadcast(&m->work);
-	pthread_mutex_unlock(&m->lock);
+	gang_start(m->gang, apply_share, m);
 	return 0;
 }
 
@@ -324,7 +282,8 @@ static void mems_drop(void *self)
 {
 	struct mem_standby *m = self;
 
-	forget(&m->now);
+	stage_forget(&m->now, &m->spare);
+	show(m);
 }
 
 static int mems_activate(void *self, struct err *err)
@@ -337,6 +296,7 @@ static const struct standby_part_ops mems_ops = {
 	.name = "memory",
 	.kind = REC_KIND_MEMORY,
 	.hello = mems_hello,
+	.room = mems_room,
 	.record = mems_record,
 	.check = mems_check,
 	.apply = mems_apply,
@@ -351,23 +311,11 @@ struct standby_part mem_standby(struct mem_standby *m)
 }
 
 /* Half of the processors: the others have a stream to decode. */
-static int workers_start(struct mem_standby *m)
+static unsigned workers_of_host(void)
 {
 	long n = sysconf(_SC_NPROCESSORS_ONLN) / 2;
 
-	m->workers = n < 1 ? 1 : n > WORKERS_MAX ? WORKERS_MAX : (unsigned)n;
-	for (unsigned k = 0; k < m->workers; k++) {
-		struct worker *w = &m->worker[k];
-		int rc;
-
-		*w = (struct worker){.m = m, .k = k};
-		rc = -pthread_create(&w->thread, NULL, worker_main, w);
-		if (rc) {
-			m->workers = k;
-			return rc;
-		}
-	}
-	return 0;
+	return n < 1 ? 1 : n > WORKERS_MAX ? WORKERS_MAX : (unsigned)n;
 }
 
 int mem_standby_create(struct gm *gm, size_t stage_bytes, struct mem_standby **m_out,
@@ -381,11 +329,8 @@ int mem_standby_create(struct gm *gm, size_t stage_bytes, struct mem_standby **m
 		return err_set(err, -ENOMEM, "the standby's memory: out of memory");
 	m->gm = gm;
 	m->limit = stage_bytes;
-	/* Plain initialisation of these cannot fail on Linux. */
-	pthread_mutex_init(&m->lock, NULL);
-	pthread_cond_init(&m->work, NULL);
-	pthread_cond_init(&m->idle, NULL);
-	rc = workers_start(m);
+	m->slot = calloc(gm_pages(gm), sizeof(*m->slot));
+	rc = m->slot ? gang_create(workers_of_host(), &m->gang) : -ENOMEM;
 	if (rc) {
 		mem_standby_destroy(m);
 		return err_sys(err, rc, "the standby's memory: starting its threads");
@@ -394,27 +339,23 @@ int mem_standby_create(struct gm *gm, size_t stage_bytes, struct mem_standby **m
 	return 0;
 }
 
-static void stage_free(struct stage *st)
+void mem_standby_stats(struct mem_standby *m, struct mem_standby_stats *out)
 {
-	buf_fini(&st->data);
-	free(st->item);
+	*out = (struct mem_standby_stats){
+		.staged = atomic_load(&m->staged),
+		.staged_max = atomic_load(&m->staged_max),
+		.limit = m->limit,
+	};
 }
 
 void mem_standby_destroy(struct mem_standby *m)
 {
 	if (!m)
 		return;
-	settle(m);
-	pthread_mutex_lock(&m->lock);
-	m->quit = 1;
-	pthread_cond_broadcast(&m->work);
-	pthread_mutex_unlock(&m->lock);
-	for (unsigned k = 0; k < m->workers; k++)
-		pthread_join(m->worker[k].thread, NULL); /* ours, joined once */
-	stage_free(&m->now);
-	stage_free(&m->busy);
-	pthread_cond_destroy(&m->work);
-	pthread_cond_destroy(&m->idle);
-	pthread_mutex_destroy(&m->lock);
+	gang_destroy(m->gang);
+	stage_fini(&m->now);
+	stage_fini(&m->busy);
+	stage_spare_fini(&m->spare);
+	free(m->slot);
 	free(m);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * part_memory_sync - pre-copy: the guest's memory to an empty standby, while the guest writes on.
  *
- * All on the sender's thread, but for the peer's hello, which the receiver brings before the
- * engine lets the sender begin.
+ * All on the sender's thread and its helpers', but for the peer's hello, which the receiver brings
+ * before the engine lets the sender begin. Each lane takes its own words of the bitmap.
  */
 #include "remus/part_memory_priv.h"
 
@@ -29,8 +29,7 @@ int mem_sync_begin(void *self, struct rec_sink *sink, struct err *err)
 	if (rc)
 		return rc;
 	mem_capture_reset(m);
-	pc_cache_clear(m->cache);
-	buf_reset(&m->batch);
+	mem_encode_reset(m);
 	memset(m->todo, 0xff, m->pages / 8);
 	m->first_round = 1;
 	mem_settle(m, 0);
@@ -52,15 +51,19 @@ struct data_run mem_next_data(const struct mem_part *m, uint64_t page)
 				 ((uint64_t)to + GM_PAGE - 1) / GM_PAGE};
 }
 
-static int sync_page(struct mem_part *m, struct rec_sink *sink, uint64_t index)
+static int sync_page(struct lane *l, uint64_t index)
 {
+	struct mem_part *m = l->m;
+	struct pc_among alone = {.index = &index};
+	const void *content;
 	void *page;
 	int rc = page_pool_take(&m->pool, &page, 1);
 
 	if (rc)
 		return rc;
-	memcpy(page, gm_base(m->gm) + index * GM_PAGE, GM_PAGE);
-	rc = mem_send_page(m, sink, REC_EPOCH_SYNC, index, &page);
+	content = memcpy(page, gm_base(m->gm) + index * GM_PAGE, GM_PAGE);
+	alone.content = &content;
+	rc = mem_lane_send(l, &alone, &page);
 	page_pool_give(&m->pool, &page, 1);
 	return rc;
 }
@@ -68,39 +71,43 @@ static int sync_page(struct mem_part *m, struct rec_sink *sink, uint64_t index)
 /* In the first round each page goes once and the cache is empty, so that a page which was
  * never written is sent as zero without a copy and without a place in the cache. Should the
  * guest write it meanwhile, the log has it for the next round. */
-static int sync_word(struct mem_part *m, struct rec_sink *sink, uint64_t w,
-		     struct data_run *run)
+static int sync_word(struct lane *l, uint64_t w)
 {
-	static const uint8_t zero[GM_PAGE];
+	struct mem_part *m = l->m;
 	uint64_t word = m->todo[w], index;
 	int rc = 0;
 
 	m->todo[w] = 0;
 	for (; word && !rc; word &= word - 1) {
 		index = w * 64 + (uint64_t)__builtin_ctzll(word);
-		if (m->first_round && index >= run->to)
-			*run = mem_next_data(m, index);
-		if (m->first_round && index < run->from)
-			rc = mem_encode(m, sink, REC_EPOCH_SYNC, index, zero);
+		if (m->first_round && index >= l->run.to)
+			l->run = mem_next_data(m, index);
+		if (m->first_round && index < l->run.from)
+			rc = mem_lane_zero(l, index);
 		else
-			rc = sync_page(m, sink, index);
+			rc = sync_page(l, index);
 	}
+	return rc;
+}
+
+static int lane_sync(struct lane *l)
+{
+	int rc = 0;
+
+	l->run = (struct data_run){0};
+	for (uint64_t w = l->k; w < l->m->pages / 64 && !rc; w += l->m->lanes)
+		if (l->m->todo[w])
+			rc = sync_word(l, w);
 	return rc;
 }
 
 int mem_sync_round(void *self, struct rec_sink *sink, uint64_t *left_out, struct err *err)
 {
 	struct mem_part *m = self;
-	struct data_run run = {0};
 	size_t left;
-	int rc = 0;
+	int rc = mem_lanes_run(m, sink, REC_EPOCH_SYNC, m->pages, lane_sync);
 
-	for (uint64_t w = 0; w < m->pages / 64 && !rc; w++)
-		if (m->todo[w])
-			rc = sync_word(m, sink, w, &run);
 	m->first_round = 0;
-	if (!rc)
-		rc = mem_flush(m, sink, REC_EPOCH_SYNC);
 	if (rc)
 		return err_sys(err, rc, "sending pages");
 	rc = gm_harvest(m->gm, m->todo);

@@ -68,6 +68,11 @@ int spart_no_hello(void *self, struct rec_sink *s, struct err *err)
 	return 0;
 }
 
+void *spart_no_room(void *self, uint16_t type, uint64_t epoch, size_t len)
+{
+	return NULL;
+}
+
 int spart_no_check(void *self, uint64_t epoch, struct err *err)
 {
 	return 0;

@@ -27,7 +27,7 @@
  * On the standby, for each participant, in the same order as on the primary (HELLO compares):
  *
  *   hello                                  what the primary should know before it syncs
- *   record...                              stage, verify; touch neither RAM nor image for an
+ *   room  record...                        stage, verify; touch neither RAM nor image for an
  *                                          epoch (REC_EPOCH_SYNC records may go straight in)
  *   check(i)                               END(i) came: is all of it here? no effect outside
  *   apply(i)                               after ACK(i) was sent: only forward from here
@@ -100,6 +100,9 @@ struct standby_part_ops {
 	const char *name;
 	uint8_t kind;
 	int (*hello)(void *self, struct rec_sink *s, struct err *err);
+	/* Where the payload of this record, whose header is true and no more, may be put, so that
+	 * record() need not copy it; NULL: nowhere. A record may follow or the link's end. */
+	void *(*room)(void *self, uint16_t type, uint64_t epoch, size_t len);
 	int (*record)(void *self, uint16_t type, uint64_t epoch, const void *p,
 		      size_t len, struct err *err);
 	int (*check)(void *self, uint64_t epoch, struct err *err);
@@ -129,6 +132,7 @@ int part_no_peer_record(void *self, uint16_t type, const void *p, size_t len,
 void part_no_event(void *self); /* unlinked, alone, drop */
 void part_no_teardown(void *self);
 int spart_no_hello(void *self, struct rec_sink *s, struct err *err);
+void *spart_no_room(void *self, uint16_t type, uint64_t epoch, size_t len);
 int spart_no_check(void *self, uint64_t epoch, struct err *err);
 int spart_no_apply(void *self, uint64_t epoch, struct err *err);
 int spart_no_activate(void *self, struct err *err);

@@ -20,8 +20,9 @@ struct vm;
 
 /* Memory: harvest, copy, encode. @cache_bytes bounds the copies kept as delta bases. It
  * never asks for an early end: how much is dirty is only known by harvesting it. @vm: whose
- * parked vCPUs help to copy (borrowed); NULL: nobody does. */
-int mem_part_create(struct gm *gm, struct vm *vm, size_t cache_bytes,
+ * parked vCPUs help to copy (borrowed); NULL: nobody does. @encoders: threads that encode, 8 at
+ * most; 0: as many as suit this host. */
+int mem_part_create(struct gm *gm, struct vm *vm, size_t cache_bytes, unsigned encoders,
 		    struct mem_part **m_out, struct err *err);
 struct part mem_part(struct mem_part *m);
 /* Compare all of memory with the standby's once in @ns, piece by piece, without a pause; 0, the
@@ -35,6 +36,12 @@ void mem_part_destroy(struct mem_part *m);
 int mem_standby_create(struct gm *gm, size_t stage_bytes, struct mem_standby **m_out,
 		       struct err *err);
 struct standby_part mem_standby(struct mem_standby *m);
+/* Bytes of memory taken by what is staged and not yet applied: now, at most so far, and the bound. */
+struct mem_standby_stats {
+	size_t staged, staged_max, limit;
+};
+void mem_standby_stats(struct mem_standby *m,
+		       struct mem_standby_stats *out); /* any thread */
 void mem_standby_destroy(struct mem_standby *m);
 
 /* Machine: stops and resumes the guest, saves vCPUs, irqchip, clock and devices. First in the

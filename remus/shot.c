@@ -14,6 +14,7 @@ static void shot_free(struct shot *s)
 		return;
 	free(s->index);
 	free(s->page);
+	free(s->content);
 	free(s->hot);
 	free(s->body);
 	free(s);
@@ -27,9 +28,10 @@ static struct shot *shot_new(uint64_t pages)
 		return NULL;
 	s->index = malloc(pages * sizeof(*s->index));
 	s->page = malloc(pages * sizeof(*s->page));
+	s->content = malloc(pages * sizeof(*s->content));
 	s->hot = malloc(HOT_MAX * sizeof(*s->hot));
 	s->body = malloc((size_t)HOT_MAX * PW_BODY_MAX);
-	if (s->index && s->page && s->hot && s->body)
+	if (s->index && s->page && s->content && s->hot && s->body)
 		return s;
 	shot_free(s);
 	return NULL;

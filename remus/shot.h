@@ -21,6 +21,7 @@ struct shot {
 	size_t n;
 	uint64_t *index;
 	void **page;
+	void **content; /* the sender's: the pages as they were before it changed some for others */
 	/* Of hot pages, what changed: bodies of pagewords.h, PW_BODY_MAX bytes apart. */
 	size_t n_hot;
 	struct shot_hot {

@@ -348,6 +348,16 @@ static void link_lost(struct standby *s, const char *how)
 		standby_set_state(s, next, 0, why[0] ? why : how);
 }
 
+static void *room_of_part(void *arg, uint16_t type, uint64_t epoch, size_t len)
+{
+	struct standby *s = arg;
+
+	for (unsigned i = 0; i < s->n; i++)
+		if (s->part[i].ops->kind == type >> 8)
+			return s->part[i].ops->room(s->part[i].self, type, epoch, len);
+	return NULL;
+}
+
 void *standby_receiver(void *arg)
 {
 	struct standby *s = arg;
@@ -355,6 +365,8 @@ void *standby_receiver(void *arg)
 	struct rec r;
 	int rc;
 
+	s->rs.room = room_of_part;
+	s->rs.room_arg = s;
 	do {
 		rc = rec_recv(&s->rs, &r, &err);
 		if (!rc)

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pagecodec - pages to bytes and back: unchanged and zero pages, changed words, XOR delta, LZ4, raw.
+ * pagecodec - pages to bytes and back: unchanged, zero and equal pages, changed words, XOR delta,
+ * LZ4, raw.
  *
  * Theory of operation. The cheapest answer is looked for first: same as before (nothing),
  * few words changed (pagewords.c), zero (a header), a delta of more words (deltapack.c), a dense delta that
  * still is mostly zero bytes (counters), LZ4 of the page itself, and the page as it is. Other dense deltas
- * would cost as much as the page, so they are not tried. LZ4 gets less room than a page and
+ * would cost as much as the page, so they are not tried. Only a page that would go in full is
+ * looked up among the others of its epoch, because that reads all of it. LZ4 gets less room than a page and
  * looks less hard the longer it finds nothing: it stops by itself once nothing is won.
  */
 #include "replication/pagecodec.h"
@@ -13,6 +15,7 @@
 #include "hv/base/err.h"
 #include "hv/base/wire.h"
 #include "replication/deltapack.h"
+#include "replication/pagetwins.h"
 #include "replication/pagewords.h"
 
 #include <errno.h>
@@ -132,14 +135,32 @@ static int worth_lz4(const struct pc_stats *st)
 	return st->misses < MISSES_MAX || st->misses % MISSES_RETRY == 0;
 }
 
+/* The name of an equal page, or 0: there is none. */
+static unsigned twin_body(void *dst, const struct pc_among *a)
+{
+	size_t other = a->twins ? page_twins_find(a->twins, a->content, a->n) : a->n;
+	struct le64 index;
+
+	if (other == a->n)
+		return 0;
+	index = le64_of(a->index[other]);
+	memcpy(dst, &index, sizeof(index));
+	return sizeof(index);
+}
+
 /* Writes what follows the header to @dst (room for a page); returns its size. */
-static unsigned body_of(void *dst, const void *page, const uint64_t *delta,
+static unsigned body_of(void *dst, const struct pc_among *a, const uint64_t *delta,
 			unsigned changed, struct pc_stats *st, enum pc_kind *kind_out)
 {
+	const void *page = a->content[a->n];
 	unsigned n = 0;
 
 	*kind_out = PC_XOR_LZ4;
 	n = delta ? delta_body(dst, delta, changed) : 0;
+	if (n)
+		return n;
+	*kind_out = PC_SAME;
+	n = twin_body(dst, a);
 	if (n)
 		return n;
 	*kind_out = PC_LZ4;
@@ -161,6 +182,22 @@ static void count(struct pc_stats *st, enum pc_kind kind, size_t bytes)
 	st->lz4 += kind == PC_LZ4;
 	st->xor_lz4 += kind == PC_XOR_LZ4;
 	st->words += kind == PC_WORDS;
+	st->same += kind == PC_SAME;
+}
+
+void pc_stats_move(struct pc_stats *sum, struct pc_stats *more)
+{
+	sum->pages += more->pages;
+	sum->unchanged += more->unchanged;
+	sum->zero += more->zero;
+	sum->raw += more->raw;
+	sum->lz4 += more->lz4;
+	sum->xor_lz4 += more->xor_lz4;
+	sum->words += more->words;
+	sum->same += more->same;
+	sum->bytes_raw += more->bytes_raw;
+	sum->bytes_out += more->bytes_out;
+	*more = (struct pc_stats){.misses = more->misses};
 }
 
 _Static_assert(FEW_WORDS *(2 + 8) <= PC_PAGE, "words fit where a page does");
@@ -201,6 +238,16 @@ int pc_encode_words(struct buf *out, uint64_t index, const void *body, unsigned 
 int pc_encode(struct buf *out, uint64_t index, const void *page, const void *base,
 	      struct pc_stats *st)
 {
+	struct pc_among alone = {.content = &page, .index = &index};
+
+	return pc_encode_among(out, &alone, base, st);
+}
+
+int pc_encode_among(struct buf *out, const struct pc_among *among, const void *base,
+		    struct pc_stats *st)
+{
+	const void *page = among->content[among->n];
+	uint64_t index = among->index[among->n];
 	uint64_t delta[WORDS + PC_DELTA_SLACK / 8] __attribute__((aligned(64)));
 	enum pc_kind kind = PC_ZERO;
 	unsigned changed = WORDS, len = 0;
@@ -224,8 +271,8 @@ int pc_encode(struct buf *out, uint64_t index, const void *page, const void *bas
 	if (!p)
 		return -ENOMEM;
 	if (!page_is_zero(page))
-		len = body_of(p + sizeof(struct item), page, base ? delta : NULL, changed,
-			      st, &kind);
+		len = body_of(p + sizeof(struct item), among, base ? delta : NULL,
+			      changed, st, &kind);
 	item_put(p, index, kind, len);
 	out->len -= PC_PAGE - len;
 	count(st, kind, sizeof(struct item) + len);
@@ -246,6 +293,8 @@ void pc_apply(void *page, enum pc_change change, const void *data, unsigned len)
 	case PC_PATCH:
 		pw_apply(page, data, len);
 		break;
+	case PC_TWIN:
+		break; /* whoever has all of the epoch made it a replacement */
 	}
 }
 
@@ -253,7 +302,7 @@ void pc_apply(void *page, enum pc_change change, const void *data, unsigned len)
 static struct pc_item item_of(enum pc_kind kind, const void *body, unsigned len,
 			      void *room)
 {
-	struct pc_item it = {.change = PC_REPLACE, .len = PC_PAGE};
+	struct pc_item it = {.change = PC_REPLACE, .len = PC_PAGE, .lasting = 1};
 
 	switch (kind) {
 	case PC_RAW:
@@ -265,6 +314,7 @@ static struct pc_item item_of(enum pc_kind kind, const void *body, unsigned len,
 	case PC_XOR_LZ4:
 		it.change = PC_XOR; /* fall through */
 	case PC_LZ4:
+		it.lasting = 0;
 		if (LZ4_decompress_safe(body, room, (int)len, PC_PAGE) == PC_PAGE)
 			it.data = room;
 		break;
@@ -272,6 +322,16 @@ static struct pc_item item_of(enum pc_kind kind, const void *body, unsigned len,
 		it.change = PC_PATCH;
 		it.len = len;
 		it.data = pw_check(body, len) ? body : NULL;
+		break;
+	case PC_SAME:
+		it.change = PC_TWIN;
+		it.len = len;
+		if (len == sizeof(struct le64)) {
+			struct reader r = reader_of(body, len);
+
+			it.twin = rd_u64(&r);
+			it.data = body;
+		}
 		break;
 	}
 	return it;
@@ -304,7 +364,7 @@ int pc_decode(const void *batch, size_t len, uint64_t pages, pc_item_fn *fn, voi
 				       (unsigned long long)pages, at);
 		it = item_of((enum pc_kind)(tag & 0xff), body, n, room);
 		it.index = tag >> 8;
-		if (!it.data)
+		if (!it.data || it.twin >= pages)
 			return err_set(
 				err, -EBADMSG,
 				"page batch: page %llu (kind %u, %u bytes) is damaged",

@@ -156,9 +156,27 @@ static int in_reserve(struct rec_stream *s, size_t len, struct err *err)
 	return 0;
 }
 
+/* The reader of this kind of records may have a place for it. */
+static int room_for(struct rec_stream *s, const struct rec_wire *h, uint8_t **room_out,
+		    struct err *err)
+{
+	uint32_t len = le32_get(h->len);
+	int rc;
+
+	*room_out = s->room && len ? s->room(s->room_arg, le16_get(h->type),
+					     le64_get(h->epoch), len)
+				   : NULL;
+	if (*room_out)
+		return 0;
+	rc = in_reserve(s, len, err);
+	*room_out = s->in;
+	return rc;
+}
+
 static int recv_one(struct rec_stream *s, struct rec *rec_out, struct err *err)
 {
 	struct rec_wire h;
+	uint8_t *room;
 	uint32_t len;
 	int rc;
 
@@ -172,16 +190,16 @@ static int recv_one(struct rec_stream *s, struct rec *rec_out, struct err *err)
 	if (rc)
 		return rc;
 	len = le32_get(h.len);
-	rc = in_reserve(s, len, err);
+	rc = room_for(s, &h, &room, err);
 	if (rc)
 		return rc;
-	rc = len ? tp_recv(s->tp, s->in, len) : 0;
+	rc = len ? tp_recv(s->tp, room, len) : 0;
 	if (rc == -EPIPE)
 		rc = -ECONNRESET; /* between two calls, but not between two records */
 	if (rc)
 		return err_sys(err, rc, "receiving %u bytes of record %llu", len,
 			       (unsigned long long)s->seq_in);
-	if (XXH3_64bits(s->in, len) != le64_get(h.sum))
+	if (XXH3_64bits(room, len) != le64_get(h.sum))
 		return err_set(err, -EBADMSG,
 			       "record %llu (type 0x%04x): payload damaged on the way",
 			       (unsigned long long)s->seq_in, le16_get(h.type));
@@ -190,7 +208,7 @@ static int recv_one(struct rec_stream *s, struct rec *rec_out, struct err *err)
 		.type = le16_get(h.type),
 		.term = le64_get(h.term),
 		.epoch = le64_get(h.epoch),
-		.payload = s->in,
+		.payload = room,
 		.len = len,
 	};
 	return 0;

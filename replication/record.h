@@ -43,7 +43,8 @@ struct rec_wire {
 };
 WIRE_SIZE(struct rec_wire, 48);
 
-/* A record in hand. The payload belongs to the stream until the next rec_recv(). */
+/* A record in hand. The payload belongs to the stream until the next rec_recv(), or is where
+ * rec_room_fn said. */
 struct rec {
 	uint16_t type;
 	uint64_t term, epoch;
@@ -51,14 +52,20 @@ struct rec {
 	uint32_t len;
 };
 
+/* Where a payload of @len bytes shall be received, or NULL: wherever the stream likes. Called when
+ * only the header has come; its sum is right. */
+typedef void *rec_room_fn(void *arg, uint16_t type, uint64_t epoch, size_t len);
+
 /* Sequence numbers and the receive buffer of one transport. One sender, one receiver. */
 struct rec_stream {
 	struct tp *tp; /* borrowed */
 	uint64_t seq_out, seq_in;
 	uint8_t *in;
 	size_t in_cap;
-	uint64_t term; /* put on what is sent */
-	int failed;    /* the first error of rec_recv(); later calls return it again */
+	uint64_t term;	   /* put on what is sent */
+	rec_room_fn *room; /* set by the receiver, or NULL */
+	void *room_arg;
+	int failed; /* the first error of rec_recv(); later calls return it again */
 };
 
 void rec_stream_init(struct rec_stream *s, struct tp *tp, uint64_t term);

@@ -173,7 +173,7 @@ static void make_primary(struct kit_pair *p, const struct kit_opts *o)
 	struct err e = {0};
 
 	if (mach_part_create(p->vm.vm, &p->mach, &e) ||
-	    mem_part_create(vm_gm(p->vm.vm), p->vm.vm, o->ram, &p->mem, &e) ||
+	    mem_part_create(vm_gm(p->vm.vm), p->vm.vm, o->ram, 0, &p->mem, &e) ||
 	    netbuf_create(OUTPUT_LIMIT, p->vm.loop, 0, t, &p->vm.nb, &e) ||
 	    (p->vm.net && netbuf_add_net(p->vm.nb, p->vm.net, &e)))
 		kit_die("participants", &e);

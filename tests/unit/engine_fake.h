@@ -387,11 +387,12 @@ static inline void fs_teardown(void *self)
 	fk_event(self, OP_END);
 }
 
-#define SFAKE_OPS(name_, kind_)                                                   \
-	{                                                                         \
-		.name = (name_), .kind = (kind_), .hello = fs_hello,              \
-		.record = fs_record, .check = fs_check, .apply = fs_apply,        \
-		.drop = fs_drop, .activate = fs_activate, .teardown = fs_teardown \
+#define SFAKE_OPS(name_, kind_)                                                \
+	{                                                                      \
+		.name = (name_), .kind = (kind_), .hello = fs_hello,           \
+		.room = spart_no_room, .record = fs_record, .check = fs_check, \
+		.apply = fs_apply, .drop = fs_drop, .activate = fs_activate,   \
+		.teardown = fs_teardown                                        \
 	}
 static const struct standby_part_ops sfake_ops[FAKES] = {
 	SFAKE_OPS("machine", REC_KIND_MACHINE),

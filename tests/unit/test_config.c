@@ -116,6 +116,7 @@ static void test_good_vm(void)
 	CU_ASSERT_EQUAL(v->latency_target_us, 500);
 	CU_ASSERT_EQUAL(v->overhead_cap, 20);
 	CU_ASSERT_EQUAL(v->verify_s, 600);
+	CU_ASSERT_EQUAL(v->encoders, 0);
 	CU_ASSERT_EQUAL(v->inflight, 3);
 	CU_ASSERT_EQUAL(v->delta_cache, 0);
 	CU_ASSERT_EQUAL(v->netbuf_limit, 8u << 20);

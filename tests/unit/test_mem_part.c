@@ -54,13 +54,19 @@ static int deliver(struct rec_sink *base, uint16_t type, uint64_t epoch,
 {
 	struct wire *w = (struct wire *)base;
 	struct err err = {0};
+	void *room = NULL;
 
 	CU_ASSERT_EQUAL_FATAL(n, 1);
 	CU_ASSERT_TRUE(iov[0].iov_len <= 256 << 10);
 	w->records += type != MEM_DIGESTS;
 	w->digests += type == MEM_DIGESTS;
-	return w->to.ops->record(w->to.self, type, epoch, iov[0].iov_base, iov[0].iov_len,
-				 &err);
+	/* Received where the standby likes, or anywhere. Several may deliver, one at a time. */
+	if (rnd() % 2)
+		room = w->to.ops->room(w->to.self, type, epoch, iov[0].iov_len);
+	if (room)
+		memcpy(room, iov[0].iov_base, iov[0].iov_len);
+	return w->to.ops->record(w->to.self, type, epoch, room ? room : iov[0].iov_base,
+				 iov[0].iov_len, &err);
 }
 
 /* The standby's hello reaches the primary. */
@@ -73,12 +79,15 @@ static int to_primary(struct rec_sink *base, uint16_t type, uint64_t epoch,
 				     &t->err);
 }
 
+static unsigned encoders = 1; /* of the next both_init() */
+
 static void both_init(struct both *t, size_t cache, size_t stage)
 {
 	memset(t, 0, sizeof(*t));
 	CU_ASSERT_EQUAL_FATAL(gm_create(RAM, &t->a, &t->err), 0);
 	CU_ASSERT_EQUAL_FATAL(gm_create(RAM, &t->b, &t->err), 0);
-	CU_ASSERT_EQUAL_FATAL(mem_part_create(t->a, NULL, cache, &t->mp, &t->err), 0);
+	CU_ASSERT_EQUAL_FATAL(
+		mem_part_create(t->a, NULL, cache, encoders, &t->mp, &t->err), 0);
 	CU_ASSERT_EQUAL_FATAL(mem_standby_create(t->b, stage, &t->ms, &t->err), 0);
 	mem_part_verify(t->mp, 1); /* as much in each epoch as there may be */
 	t->p = mem_part(t->mp);
@@ -151,6 +160,18 @@ static void spray(struct gm *gm)
 	}
 }
 
+/* The same new page in several places. */
+static void copies(struct gm *gm)
+{
+	uint64_t page[GM_PAGE / 8];
+
+	for (unsigned i = 0; i < GM_PAGE / 8; i++)
+		page[i] = rnd();
+	for (unsigned i = 0; i < 3; i++)
+		if (gm_write(gm, rnd() % (RAM / GM_PAGE) * GM_PAGE, page, sizeof(page)))
+			abort();
+}
+
 /* The guest writes on while its pages are copied ahead, into the same pages and others. */
 static void capture_ahead(struct both *t, uint64_t epoch)
 {
@@ -159,6 +180,7 @@ static void capture_ahead(struct both *t, uint64_t epoch)
 			CU_ASSERT_EQUAL_FATAL(t->p.ops->ahead(t->p.self, epoch, &t->err),
 					      0);
 		scribble(t->a, (unsigned)(rnd() % 3));
+		copies(t->a);
 		return;
 	}
 	spray(t->a);
@@ -195,6 +217,7 @@ static void random_epochs(size_t cache, uint64_t epochs)
 	static uint8_t *then[QUEUE];
 	struct both t;
 	uint64_t captured = 0, sent = 0;
+	struct pc_stats st;
 
 	both_init(&t, cache, RAM);
 	for (int i = 0; i < QUEUE; i++)
@@ -227,6 +250,8 @@ static void random_epochs(size_t cache, uint64_t epochs)
 	}
 	CU_ASSERT_TRUE(same(&t));
 	CU_ASSERT_TRUE(t.down.digests > epochs / 4); /* and no false alarm */
+	mem_part_stats(t.mp, &st);
+	CU_ASSERT_TRUE(st.same > epochs); /* two of three, mostly */
 	for (int i = 0; i < QUEUE; i++)
 		free(then[i]);
 	both_fini(&t);
@@ -245,6 +270,13 @@ static void with_small_cache(void)
 static void without_cache(void)
 {
 	random_epochs(0, 200);
+}
+
+static void several_encoders(void)
+{
+	for (encoders = 2; encoders <= 8; encoders += 3)
+		random_epochs(encoders == 5 ? RAM / 2 : RAM, 300);
+	encoders = 1;
 }
 
 static void counts(void)
@@ -401,7 +433,7 @@ static void hostile_primary(void)
 	struct buf b = {0};
 	struct both t;
 
-	both_init(&t, 0, 8 * GM_PAGE);
+	both_init(&t, 0, 8 * (GM_PAGE + 64));
 	CU_ASSERT_EQUAL(sync_begin(&t), 0);
 	batch(&b, 0, 8);
 	CU_ASSERT_EQUAL(pages_in(&t, 0, &b), 0);
@@ -514,6 +546,7 @@ static const struct standby_part_ops gs_ops = {
 	.name = "guest",
 	.kind = REC_KIND_MACHINE,
 	.hello = spart_no_hello,
+	.room = spart_no_room,
 	.record = gs_record,
 	.check = spart_no_check,
 	.apply = spart_no_apply,
@@ -560,7 +593,7 @@ static void takeover(uint64_t epochs)
 	struct guest g;
 	struct both t;
 
-	both_init(&t, RAM / 2, RAM);
+	both_init(&t, RAM / 2, 2 * RAM);
 	guest_start(&g, t.a);
 	CU_ASSERT_EQUAL_FATAL(
 		primary_create(&pc, (struct part[]){{&g_ops, &g}, t.p}, 2, &p, &t.err),
@@ -598,6 +631,7 @@ static const struct unit_test tests[] = {
 	{"thousands of epochs, all of memory cached", with_large_cache},
 	{"hundreds of epochs, little cached", with_small_cache},
 	{"hundreds of epochs, nothing cached", without_cache},
+	{"hundreds of epochs, several encoders", several_encoders},
 	{"what is counted", counts},
 	{"a new peer starts from nothing", a_new_peer},
 	{"a flipped bit is found", flipped_bits},

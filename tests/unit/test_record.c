@@ -384,6 +384,9 @@ static void golden_batch(struct buf *b)
 	CU_ASSERT_EQUAL(buf_add(&body, "\x05\x02two words, new.\0\xff\x01the last", 28),
 			0);
 	item(b, 4, PC_WORDS, &body);
+	buf_reset(&body);
+	CU_ASSERT_EQUAL(buf_add_u64(&body, 3), 0);
+	item(b, 6, PC_SAME, &body);
 	CU_ASSERT_FALSE(body.failed || b->failed);
 	buf_fini(&body);
 }
@@ -408,6 +411,11 @@ static int golden_page(void *arg, const struct pc_item *it)
 	static uint8_t want[PC_PAGE], page[PC_PAGE];
 
 	++*(int *)arg;
+	if (it->index == 6) {
+		CU_ASSERT_EQUAL(it->change, PC_TWIN);
+		CU_ASSERT_EQUAL(it->twin, 3);
+		return 0;
+	}
 	memset(page, 0, sizeof(page));
 	pc_apply(page, it->change, it->data, it->len);
 	memset(want, it->index == 3 ? 0xab : 0, sizeof(want));
@@ -463,7 +471,7 @@ static void test_golden(void)
 	CU_ASSERT_EQUAL(r.epoch, UINT64_MAX);
 	CU_ASSERT_EQUAL(pc_decode(r.payload, r.len, 1 << 24, golden_page, &pages, &err),
 			0);
-	CU_ASSERT_EQUAL(pages, 5);
+	CU_ASSERT_EQUAL(pages, 6);
 	CU_ASSERT_EQUAL(rec_recv(&in, &r, &err), 0);
 	CU_ASSERT_EQUAL(rec_recv(&in, &r, &err), -EPIPE);
 	rec_stream_fini(&in);
