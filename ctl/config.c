@@ -295,7 +295,7 @@ static int read_heartbeat(struct config_reader *r, config_setting_t *root,
 			  struct config *cfg)
 {
 	config_setting_t *s = config_setting_get_member(root, "heartbeat");
-	uint64_t interval = 100, missed = 5;
+	uint64_t interval = 100, missed = 3;
 	int rc = 0;
 
 	if (s) {

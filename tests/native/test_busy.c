@@ -100,7 +100,7 @@ int main(int argc, char **argv)
 		.vcpus = 1,
 		.interval_us = 25000,
 		.heartbeat_ms = 100,
-		.missed = 5,
+		.missed = 3,
 	};
 	static struct twohosts p;
 

@@ -6,7 +6,9 @@
  * and must find itself fenced; what was killed is started again; roles are swapped for
  * the next round.
  *
- *   test_takeover [ROUNDS [SEED [kill-vm]]]      default: 200 rounds; kill-vm: nothing but that
+ *   test_takeover [ROUNDS [SEED [kill-vm | stop-host]]]
+ *
+ * default: 200 rounds; kill-vm, stop-host: nothing but that, stop-host with the default heartbeat
  */
 #include "hv/base/clock.h"
 #include "hv/base/hist.h"
@@ -135,11 +137,11 @@ static void undo_deed(struct twohosts *p, int host, enum deed d, pid_t vm,
 	}
 }
 
-static int only_kill_vm;
+static enum deed only = DEEDS; /* DEEDS: all in turn */
 
 static void one_round(struct twohosts *p, unsigned round, struct tally *t)
 {
-	enum deed d = only_kill_vm ? KILL_VM : (enum deed)(round % DEEDS);
+	enum deed d = only < DEEDS ? only : (enum deed)(round % DEEDS);
 	int host = th_wait_protected(p, PROTECT_MS);
 	struct observed o;
 	struct vm_view v;
@@ -182,8 +184,8 @@ static void run_phase(const struct phase *ph, const char *guest, unsigned rounds
 		.memory_mib = ph->memory_mib,
 		.vcpus = 1,
 		.interval_us = ph->interval_us,
-		.heartbeat_ms = 50,
-		.missed = 5,
+		.heartbeat_ms = only == STOP_HOST ? 100 : 50,
+		.missed = only == STOP_HOST ? 3 : 5,
 	};
 	static struct tally t;
 	static struct twohosts p;
@@ -212,7 +214,8 @@ int main(int argc, char **argv)
 	char guest[300], cwd[200];
 	const char *out = getenv("B") ? getenv("B") : "build/out";
 
-	only_kill_vm = argc > 3 && !strcmp(argv[3], "kill-vm");
+	if (argc > 3)
+		only = strcmp(argv[3], "kill-vm") != 0 ? STOP_HOST : KILL_VM;
 	setbuf(stdout, NULL);
 	printf("seed %llu\n", (unsigned long long)seed);
 	th_seed(seed);
