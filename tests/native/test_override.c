@@ -166,14 +166,14 @@ static void half_an_image(struct twohosts *p)
 
 	kill_host(p, half);
 	wait_state(p, owner, "running-alone");
-	th_slow(p, 1);
+	th_rate(p, "1mbit"); /* a first sync takes many seconds */
 	th_rhead_start(p, half);
 	wait_state(p, half, "standby-syncing");
 	if (!is_incomplete(p, half) || is_incomplete(p, owner))
 		th_fail(p, "status does not say whose image is incomplete");
 	kill_host(p, half);
 	kill_host(p, owner);
-	th_slow(p, 0);
+	th_rate(p, NULL);
 	th_rhead_start(p, half);
 	wait_state(p, half, "standby-empty");
 	if (!is_incomplete(p, half))

@@ -325,13 +325,18 @@ void th_cut(struct twohosts *p, int cut)
 			th_fail(p, "the client network could not be switched");
 }
 
-void th_slow(struct twohosts *p, int slow)
+void th_rate(struct twohosts *p, const char *rate)
 {
-	for (int i = 0; i < 2; i++)
-		if (sh("ip netns exec %s tc qdisc %s dev repl0 root %s", p->host[i].ns,
-		       slow ? "add" : "del",
-		       slow ? "tbf rate 1mbit burst 16kb latency 200ms" : ""))
+	for (int i = 0; i < 2; i++) {
+		int rc = rate ? sh("ip netns exec %s tc qdisc replace dev repl0 root "
+				   "tbf rate %s burst 16kb latency 200ms",
+				   p->host[i].ns, rate)
+			      : sh("ip netns exec %s tc qdisc del dev repl0 root",
+				   p->host[i].ns);
+
+		if (rc)
 			th_fail(p, "the replication network's speed could not be set");
+	}
 }
 
 json_t *th_rheactl(struct twohosts *p, int host, const char *args)

@@ -65,8 +65,9 @@ int th_crashed(struct twohosts *p, int host);
 /* Cut or join the two hosts' networks; each keeps its way to the clients and etcd. */
 void th_cut(struct twohosts *p, int cut);
 
-/* Slow the replication network down, so that a first sync takes many seconds, or no longer. */
-void th_slow(struct twohosts *p, int slow);
+/* Let the replication network carry so much each way ("5mbit", as tc writes it), or NULL: as much as
+ * it can. */
+void th_rate(struct twohosts *p, const char *rate);
 
 /* 0, or -1 when that host's rhead does not answer now. */
 int th_view(struct twohosts *p, int host, struct vm_view *out);
