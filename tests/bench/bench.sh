@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # bench.sh - all figures of the epoch engine, each beside its floor of the same run.
 #   bench.sh [SECONDS a turn] [TURNS]      table on stdout, build/bench/epoch.json
-# RHEA_BENCH_ONLY="pause rate" runs only what is named (codec output pause large rate speed answers
+# RHEA_BENCH_ONLY="pause rate" runs only what is named (codec output ring pause large rate speed answers
 # failover bytes; the last boots Linux on two emulated hosts). The standby lives in a network namespace
 # of its own, behind a pair of virtual network cards.
 set -euo pipefail
@@ -58,7 +58,7 @@ for host in a b; do
 done
 export RHEA_BENCH_PEER_NS=/run/netns/$ns-b RHEA_BENCH_PEER_IP=10.79.0.2
 
-for part in codec output epoch; do
+for part in codec output ring epoch; do
 	rm -f "$dir/$part.part.json"
 	nsenter --net=/run/netns/$ns-a "$out/tests/bench/bench_$part" "$out/tests/guest/guest.elf" \
 		"$dir/$part.part.json" "$@"
@@ -71,7 +71,7 @@ case ${RHEA_BENCH_ONLY:-bytes} in
 *bytes*) tests/lab/bench_bytes.sh "$PWD/$dir/bytes.part.json" ;;
 *) echo '[]' > $dir/bytes.part.json ;;
 esac
-jq -s 'add' $dir/{codec,output,epoch,failover,bytes}.part.json > $dir/epoch.json
+jq -s 'add' $dir/{codec,output,ring,epoch,failover,bytes}.part.json > $dir/epoch.json
 rm -f $dir/*.part.json
 echo "$(jq '[.[] | select(.met == true)] | length' $dir/epoch.json) of \
 $(jq '[.[] | select(has("met"))] | length' $dir/epoch.json) targets met; written: $dir/epoch.json"
