@@ -2,106 +2,15 @@
  * test_mem_part - guest memory through both memory participants: byte for byte the same at every
  * epoch, several epochs in flight, and what a hostile peer may send.
  */
-#include "tests/unit/unit.h"
+#include "tests/unit/mem_rig.h"
 
 #include "hv/base/buf.h"
-#include "hv/base/err.h"
-#include "hv/gm.h"
-#include "remus/parts.h"
-#include "remus/primary.h"
-#include "remus/standby.h"
-#include "remus/stream.h"
 #include "replication/pagecodec.h"
 #include "replication/record.h"
-#include "replication/transport.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <stdlib.h>
-#include <string.h>
 
-enum { RAM = 16 << 20, QUEUE = 4, COMPARE_EVERY = 100 };
-
-static uint64_t rnd_state = 88172645463325252ull;
-
-static uint64_t rnd(void)
-{
-	rnd_state ^= rnd_state << 13;
-	rnd_state ^= rnd_state >> 7;
-	rnd_state ^= rnd_state << 17;
-	return rnd_state;
-}
-
-/* Both ends without engines: records go straight from one to the other. */
-struct wire {
-	struct rec_sink sink;
-	struct standby_part to;
-	unsigned records, digests;
-};
-
-struct both {
-	struct gm *a, *b;
-	struct mem_part *mp;
-	struct mem_standby *ms;
-	struct part p;
-	struct standby_part s;
-	struct wire down;
-	struct err err;
-};
-
-static int deliver(struct rec_sink *base, uint16_t type, uint64_t epoch,
-		   const struct iovec *iov, int n)
-{
-	struct wire *w = (struct wire *)base;
-	struct err err = {0};
-	void *room = NULL;
-
-	CU_ASSERT_EQUAL_FATAL(n, 1);
-	CU_ASSERT_TRUE(iov[0].iov_len <= 256 << 10);
-	w->records += type != MEM_DIGESTS;
-	w->digests += type == MEM_DIGESTS;
-	/* Received where the standby likes, or anywhere. Several may deliver, one at a time. */
-	if (rnd() % 2)
-		room = w->to.ops->room(w->to.self, type, epoch, iov[0].iov_len);
-	if (room)
-		memcpy(room, iov[0].iov_base, iov[0].iov_len);
-	return w->to.ops->record(w->to.self, type, epoch, room ? room : iov[0].iov_base,
-				 iov[0].iov_len, &err);
-}
-
-/* The standby's hello reaches the primary. */
-static int to_primary(struct rec_sink *base, uint16_t type, uint64_t epoch,
-		      const struct iovec *iov, int n)
-{
-	struct both *t = (struct both *)((char *)base - offsetof(struct both, down.sink));
-
-	return t->p.ops->peer_record(t->p.self, type, iov[0].iov_base, iov[0].iov_len,
-				     &t->err);
-}
-
-static unsigned encoders = 1; /* of the next both_init() */
-
-static void both_init(struct both *t, size_t cache, size_t stage)
-{
-	memset(t, 0, sizeof(*t));
-	CU_ASSERT_EQUAL_FATAL(gm_create(RAM, &t->a, &t->err), 0);
-	CU_ASSERT_EQUAL_FATAL(gm_create(RAM, &t->b, &t->err), 0);
-	CU_ASSERT_EQUAL_FATAL(
-		mem_part_create(t->a, NULL, cache, encoders, &t->mp, &t->err), 0);
-	CU_ASSERT_EQUAL_FATAL(mem_standby_create(t->b, stage, &t->ms, &t->err), 0);
-	mem_part_verify(t->mp, 1); /* as much in each epoch as there may be */
-	t->p = mem_part(t->mp);
-	t->s = mem_standby(t->ms);
-	t->down.to = t->s;
-}
-
-static void both_fini(struct both *t)
-{
-	mem_part_destroy(t->mp);
-	mem_standby_destroy(t->ms);
-	gm_destroy(t->a);
-	gm_destroy(t->b);
-}
+enum { QUEUE = 4, COMPARE_EVERY = 100 };
 
 static int sync_begin(struct both *t)
 {
@@ -128,25 +37,6 @@ static int same(struct both *t)
 {
 	CU_ASSERT_EQUAL_FATAL(t->s.ops->activate(t->s.self, &t->err), 0);
 	return !memcmp(gm_base(t->a), gm_base(t->b), RAM);
-}
-
-/* A few writes like a guest's: counters, blocks, zeroes, whole random pages, across borders. */
-static void scribble(struct gm *gm, unsigned writes)
-{
-	uint8_t bytes[3 * GM_PAGE];
-	uint64_t at, len;
-
-	while (writes--) {
-		at = rnd() % 3 ? rnd() % (RAM / 64) : rnd() % (RAM - sizeof(bytes));
-		len = 1 + rnd() % (rnd() % 4 ? 64 : sizeof(bytes));
-		if (rnd() % 4 == 0)
-			memset(bytes, 0, len);
-		else
-			for (uint64_t i = 0; i < len; i += 8)
-				*(uint64_t *)(bytes + i) = rnd() % 2 ? rnd() : i;
-		if (gm_write(gm, at, bytes, len))
-			abort(); /* not CUnit's: this also runs on the guest's thread */
-	}
 }
 
 /* One word in each of many pages: more than a capture wants to copy in the pause. */
@@ -459,174 +349,6 @@ static void hostile_primary(void)
 	both_fini(&t);
 }
 
-/* -- through both engines, the guest writing all the while -- */
-
-struct guest {
-	struct gm *gm;
-	pthread_mutex_t device; /* what vm_pause takes */
-	pthread_t thread;
-	int stop;
-	pthread_mutex_t lock;
-	pthread_cond_t news;
-	uint64_t committed;
-	uint8_t *then[16]; /* memory at each capture, by epoch modulo 16 */
-};
-
-static void *guest_main(void *arg)
-{
-	struct guest *g = arg;
-	int stop = 0;
-
-	while (!stop) {
-		pthread_mutex_lock(&g->device);
-		scribble(g->gm, 3);
-		stop = g->stop;
-		pthread_mutex_unlock(&g->device);
-	}
-	return NULL;
-}
-
-static int g_pause(void *self)
-{
-	struct guest *g = self;
-
-	return pthread_mutex_lock(&g->device);
-}
-
-static void g_resume(void *self)
-{
-	struct guest *g = self;
-
-	pthread_mutex_unlock(&g->device);
-}
-
-static int g_capture(void *self, uint64_t epoch, struct err *err)
-{
-	struct guest *g = self;
-
-	memcpy(g->then[epoch % 16], gm_base(g->gm), RAM);
-	return 0;
-}
-
-static void g_committed(void *self, uint64_t epoch)
-{
-	struct guest *g = self;
-
-	pthread_mutex_lock(&g->lock);
-	g->committed = epoch + 1;
-	pthread_cond_broadcast(&g->news);
-	pthread_mutex_unlock(&g->lock);
-}
-
-static const struct part_ops g_ops = {
-	.name = "guest",
-	.kind = REC_KIND_MACHINE,
-	.setup = part_no_setup,
-	.sync_begin = part_no_sync_begin,
-	.sync_round = part_no_sync_round,
-	.ahead = part_no_ahead,
-	.pause = g_pause,
-	.capture = g_capture,
-	.resume = g_resume,
-	.send = part_no_send,
-	.committed = g_committed,
-	.peer_record = part_no_peer_record,
-	.unlinked = part_no_event,
-	.alone = part_no_event,
-	.teardown = part_no_teardown,
-};
-
-static int gs_record(void *self, uint16_t type, uint64_t epoch, const void *p, size_t len,
-		     struct err *err)
-{
-	return err_set(err, -EPROTO, "nothing expected");
-}
-
-static const struct standby_part_ops gs_ops = {
-	.name = "guest",
-	.kind = REC_KIND_MACHINE,
-	.hello = spart_no_hello,
-	.room = spart_no_room,
-	.record = gs_record,
-	.check = spart_no_check,
-	.apply = spart_no_apply,
-	.drop = part_no_event,
-	.activate = spart_no_activate,
-	.teardown = part_no_teardown,
-};
-
-static void guest_start(struct guest *g, struct gm *gm)
-{
-	memset(g, 0, sizeof(*g));
-	g->gm = gm;
-	pthread_mutex_init(&g->device, NULL);
-	pthread_mutex_init(&g->lock, NULL);
-	pthread_cond_init(&g->news, NULL);
-	for (int i = 0; i < 16; i++)
-		CU_ASSERT_PTR_NOT_NULL_FATAL(g->then[i] = malloc(RAM));
-	CU_ASSERT_EQUAL_FATAL(pthread_create(&g->thread, NULL, guest_main, g), 0);
-}
-
-static void guest_stop(struct guest *g)
-{
-	pthread_mutex_lock(&g->device);
-	g->stop = 1;
-	pthread_mutex_unlock(&g->device);
-	pthread_join(g->thread, NULL);
-	for (int i = 0; i < 16; i++)
-		free(g->then[i]);
-	pthread_mutex_destroy(&g->device);
-	pthread_mutex_destroy(&g->lock);
-	pthread_cond_destroy(&g->news);
-}
-
-/* Pre-copy from a guest that writes, epochs, a link lost at some moment, takeover: the standby's
- * memory is that of the last acked epoch. */
-static void takeover(uint64_t epochs)
-{
-	struct primary_config pc = {.vm = "g", .interval_us = 300, .max_inflight = 3};
-	struct standby_config sc = {.vm = "g"};
-	struct standby_stats ss;
-	struct standby *s;
-	struct primary *p;
-	struct tp *end[2];
-	struct guest g;
-	struct both t;
-
-	both_init(&t, RAM / 2, 2 * RAM);
-	guest_start(&g, t.a);
-	CU_ASSERT_EQUAL_FATAL(
-		primary_create(&pc, (struct part[]){{&g_ops, &g}, t.p}, 2, &p, &t.err),
-		0);
-	CU_ASSERT_EQUAL_FATAL(standby_create(&sc,
-					     (struct standby_part[]){{&gs_ops, &g}, t.s},
-					     2, &s, &t.err),
-			      0);
-	CU_ASSERT_EQUAL_FATAL(tp_loop_pair(1 << 20, end, &t.err), 0);
-	CU_ASSERT_EQUAL_FATAL(standby_attach(s, end[1], 1, &t.err), 0);
-	CU_ASSERT_EQUAL_FATAL(primary_attach(p, end[0], 1, &t.err), 0);
-	pthread_mutex_lock(&g.lock);
-	while (g.committed < epochs)
-		pthread_cond_wait(&g.news, &g.lock);
-	pthread_mutex_unlock(&g.lock);
-	primary_detach(p, "test");
-	standby_detach(s, "test");
-	CU_ASSERT_EQUAL(standby_activate(s, 2, &t.err), 0);
-	standby_stats(s, &ss);
-	primary_destroy(p);
-	standby_destroy(s);
-	CU_ASSERT_TRUE(ss.acked + 1 >= g.committed);
-	CU_ASSERT_EQUAL(memcmp(g.then[ss.acked % 16], gm_base(t.b), RAM), 0);
-	guest_stop(&g);
-	both_fini(&t);
-}
-
-static void takeovers(void)
-{
-	for (int i = 0; i < 10; i++)
-		takeover(1 + rnd() % 20);
-}
-
 static const struct unit_test tests[] = {
 	{"thousands of epochs, all of memory cached", with_large_cache},
 	{"hundreds of epochs, little cached", with_small_cache},
@@ -638,7 +360,6 @@ static const struct unit_test tests[] = {
 	{"copied ahead for nothing", ahead_of_nothing},
 	{"sizes that differ, pages before hello", sizes_differ},
 	{"hostile batches", hostile_primary},
-	{"takeover while the guest writes", takeovers},
 };
 
 int main(void)
