@@ -8,8 +8,7 @@ client_net=10.88.1 repl_net=10.88.2 mgmt_net=10.88.3
 client_ip=$client_net.1
 guest_ip=$client_net.50
 guest_mac=52:54:00:88:01:50
-agent_port=7000 shell_port=7001 etcd_port=2379
-
+agent_port=7000 shell_port=7001 etcd_port=2379 guest_port=7000
 
 # host_number HOST: the last part of its address in each net.
 host_number() {

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Makes the guest that is protected: a Debian 12 disk image with redis, and its kernel and initrd.
 #   guest-image.sh     build/lab/guest/{disk.raw,vmlinuz,initrd}; at once when they are up to date
+#   GUEST_IMAGE=workloads guest-image.sh     build/lab/workloads/...: with more in it, see there
 # The packages come from where this machine's apt gets Debian. The kernel is installed inside the
 # image, so that Debian's own scripts make its initrd.
 set -euo pipefail
@@ -10,7 +11,8 @@ set -euo pipefail
 # shellcheck source=tests/lab/addresses.sh
 . "$lab_tests/addresses.sh"
 
-out=$lab_cache/guest
+out=$lab_cache/${GUEST_IMAGE:-guest}
+recipe=("$lab_tests/guest-image.sh" "$lab_tests/addresses.sh")
 image_size=400M
 packages=(systemd-sysv udev acpid login passwd iproute2 redis-server linux-image-cloud-amd64
 	initramfs-tools zstd)
@@ -31,6 +33,14 @@ masked=(apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.s
 	systemd-modules-load.service kmod-static-nodes.service systemd-sysctl.service)
 generators=(bless-boot cryptsetup debug gpt-auto hibernate-resume integritysetup rc-local run
 	system-update sysv veritysetup network)
+
+# add_workloads ROOT OUT: what another image has beside the demo's.
+add_workloads() { :; }
+if [ "${GUEST_IMAGE:-guest}" = workloads ]; then
+	# shellcheck source=tests/lab/guest-workloads.sh
+	. "$lab_tests/guest-workloads.sh"
+	recipe+=("$lab_tests/guest-workloads.sh")
+fi
 
 # This machine's own Debian archives in the form that mmdebstrap reads.
 debian_sources() {
@@ -128,6 +138,7 @@ make_guest() {
 	cp -L "$work/root/vmlinuz" "$new/vmlinuz"
 	make_initrd "$work/root" "$new/initrd"
 	configure_guest "$work/root"
+	add_workloads "$work/root" "$new"
 	trim_guest "$work/root"
 	truncate -s "$image_size" "$new/disk.raw"
 	mke2fs -q -t ext4 -E lazy_itable_init=0 -L guest \
@@ -138,7 +149,7 @@ make_guest() {
 }
 
 stamp() {
-	recipe_stamp "$lab_tests/guest-image.sh" "$lab_tests/addresses.sh"
+	recipe_stamp "${recipe[@]}"
 }
 
-make_once make_guest "making the guest's Debian 12 disk image" "${1:-}"
+make_once make_guest "making the guest's Debian 12 disk image (${out##*/})" "${1:-}"

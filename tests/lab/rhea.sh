@@ -17,6 +17,7 @@
 . "${BASH_SOURCE[0]%/*}/lab.sh"
 
 vm=guest
+guest_image=$lab_cache/${GUEST_IMAGE:-guest}
 guest_cmdline="console=ttyS0 root=/dev/vda rw quiet net.ifnames=0 mitigations=off apparmor=0 audit=0 \
 selinux=0 cryptomgr.notests rcupdate.rcu_expedited=1 systemd.show_status=no fsck.mode=skip panic=-1"
 
@@ -41,7 +42,7 @@ rhea_config() {
 		heartbeat = { interval_ms = ${HEARTBEAT_MS:-100}; missed = ${HEARTBEAT_MISSED:-15}; };
 		vms = ( {
 		  name = "$vm"; host = "a"; memory = "${GUEST_MEMORY:-192M}"; vcpus = ${GUEST_VCPUS:-1};
-		  kernel = "$lab_cache/guest/vmlinuz"; initrd = "$lab_cache/guest/initrd";
+		  kernel = "$guest_image/vmlinuz"; initrd = "$guest_image/initrd";
 		  cmdline = "$guest_cmdline"; interval_ms = ${EPOCH_MS:-100};
 		  disks = ( { path = "/dev/vda"; serial = "system"; } );
 		  nets = ( { tap = "vm0"; bridge = "br0"; mac = "$guest_mac"; } );
@@ -66,7 +67,7 @@ rhea_etcd() {
 rhea_hosts() {
 	local host
 	for host in a b; do
-		cp --sparse=always "$lab_cache/guest/disk.raw" "$lab_dir/$host.raw"
+		cp --sparse=always "$guest_image/disk.raw" "$lab_dir/$host.raw"
 		host_start $host "$lab_dir/$host.raw"
 	done
 	rhea_etcd
