@@ -59,10 +59,12 @@ int diskrep_create(size_t limit_bytes, struct loop *loop, struct epoch_trigger t
 	if (dr->wake_fd >= 0)
 		dr->wake = event_new(loop_base(loop), dr->wake_fd, EV_READ | EV_PERSIST,
 				     on_wake, dr);
-	if (!dr->wake || event_add(dr->wake, NULL)) {
+	dr->room = malloc(DR_WRITE_MAX);
+	if (!dr->room || !dr->wake || event_add(dr->wake, NULL)) {
 		diskrep_destroy(dr);
-		return err_set(err, -ENOMEM,
-			       "disk replication: no event for the I/O loop");
+		return err_set(
+			err, -ENOMEM,
+			"disk replication: no memory, or no event for the I/O loop");
 	}
 	*dr_out = dr;
 	return 0;
@@ -81,6 +83,7 @@ void diskrep_destroy(struct diskrep *dr)
 		event_free(dr->wake);
 	if (dr->wake_fd >= 0)
 		close(dr->wake_fd);
+	free(dr->room);
 	dr_marks_forget(dr);
 	dr_digests_forget(dr);
 	dr_list_free(dr->open);

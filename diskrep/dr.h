@@ -128,6 +128,10 @@ struct diskrep {
 	unsigned rounds; /* of pre-copy that are done */
 	uint64_t dirty_chunks;
 	uint64_t sent_bytes, chunks_sent, chunks_same;
+
+	/* The sender's. */
+	uint8_t *room;	 /* DR_WRITE_MAX bytes to compress into */
+	unsigned misses; /* writes in a row that could not be compressed */
 };
 
 /* What an entry with @len bytes of data counts for. */

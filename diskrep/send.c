@@ -8,7 +8,6 @@
 
 #include <errno.h>
 #include <lz4.h>
-#include <stdlib.h>
 
 static int put2(struct diskrep *dr, struct rec_sink *sink, uint16_t type, uint64_t epoch,
 		const void *head, size_t head_len, const void *data, size_t len,
@@ -28,6 +27,53 @@ static int put2(struct diskrep *dr, struct rec_sink *sink, uint16_t type, uint64
 	return rc;
 }
 
+enum {
+	MISSES_MAX =
+		64, /* writes in a row that LZ4 could not shorten; after that it is */
+	MISSES_RETRY =
+		16, /* asked for each so manieth: a fast link shall not wait for nothing */
+};
+
+/* LZ4 block of @len bytes in @room; its size, or 0: not an eighth less, and so not worth the other
+ * side's time. */
+static uint32_t pack(const void *data, uint32_t len, uint8_t *room)
+{
+	return (uint32_t)LZ4_compress_default(data, (char *)room, (int)len,
+					      (int)(len - len / 8));
+}
+
+static uint32_t pack_write(struct diskrep *dr, const void *data, uint32_t len)
+{
+	uint32_t n;
+
+	if (dr->misses >= MISSES_MAX && ++dr->misses % MISSES_RETRY)
+		return 0;
+	n = pack(data, len, dr->room);
+	dr->misses = n ? 0 : dr->misses + 1;
+	return n;
+}
+
+static int send_part(struct diskrep *dr, const struct dr_entry *e, uint64_t at,
+		     uint32_t len, uint64_t epoch, struct rec_sink *sink,
+		     struct dr_sent *sent)
+{
+	const uint8_t *data = e->data->bytes + at;
+	uint32_t packed = pack_write(dr, data, len);
+	struct dr_wire_write w = {
+		.disk = le32_of(e->disk),
+		.flags = le32_of(packed ? DR_WRITE_LZ4 : 0),
+		.offset = le64_of(e->offset + at),
+		.len = le32_of(len),
+		.packed = le32_of(packed),
+	};
+
+	if (!packed)
+		return put2(dr, sink, DR_REC_WRITE, epoch, &w, sizeof(w), data, len,
+			    sent);
+	sink->saved += len - packed;
+	return put2(dr, sink, DR_REC_WRITE, epoch, &w, sizeof(w), dr->room, packed, sent);
+}
+
 static int send_write(struct diskrep *dr, const struct dr_entry *e, uint64_t epoch,
 		      struct rec_sink *sink, struct dr_sent *sent)
 {
@@ -35,14 +81,8 @@ static int send_write(struct diskrep *dr, const struct dr_entry *e, uint64_t epo
 
 	for (uint64_t at = 0; !rc && at < e->len; at += DR_WRITE_MAX) {
 		uint64_t part = e->len - at < DR_WRITE_MAX ? e->len - at : DR_WRITE_MAX;
-		struct dr_wire_write w = {
-			.disk = le32_of(e->disk),
-			.offset = le64_of(e->offset + at),
-			.len = le32_of((uint32_t)part),
-		};
 
-		rc = put2(dr, sink, DR_REC_WRITE, epoch, &w, sizeof(w),
-			  e->data->bytes + at, part, sent);
+		rc = send_part(dr, e, at, (uint32_t)part, epoch, sink, sent);
 	}
 	return rc;
 }
@@ -69,15 +109,11 @@ int dr_send_chunk(struct diskrep *dr, const struct dr_disk *d, uint64_t epoch,
 	uint32_t len = data ? dr_chunk_len(&d->img, first) : 0,
 		 flags = data ? 0 : DR_CHUNK_ZERO;
 	struct dr_wire_chunk w;
-	int small = 0;
+	uint32_t packed = data ? pack(data, len, room) : 0;
 
-	/* An eighth less, or it is not worth the other side's time. */
-	if (data)
-		small = LZ4_compress_default(data, (char *)room, (int)len,
-					     (int)(len - len / 8));
-	if (small > 0) {
+	if (packed) {
 		data = room;
-		len = (uint32_t)small;
+		len = packed;
 		flags = DR_CHUNK_LZ4;
 	}
 	w = (struct dr_wire_chunk){
@@ -94,7 +130,7 @@ int dr_send_chunk(struct diskrep *dr, const struct dr_disk *d, uint64_t epoch,
 }
 
 static int send_entry(struct diskrep *dr, const struct dr_list *l,
-		      const struct dr_entry *e, uint8_t *room, struct rec_sink *sink,
+		      const struct dr_entry *e, struct rec_sink *sink,
 		      struct dr_sent *sent)
 {
 	if (e->op == DR_WRITE)
@@ -102,25 +138,23 @@ static int send_entry(struct diskrep *dr, const struct dr_list *l,
 	if (e->op == DR_DISCARD || e->op == DR_ZEROES)
 		return send_erase(dr, e, l->epoch, sink, sent);
 	return dr_send_chunk(dr, &dr->disk[e->disk], l->epoch, e->offset / DR_CHUNK, 1,
-			     e->data ? e->data->bytes : NULL, room, sink, sent);
+			     e->data ? e->data->bytes : NULL, dr->room, sink, sent);
 }
 
 int dr_send_list(struct diskrep *dr, const struct dr_list *l, struct rec_sink *sink,
 		 struct err *err)
 {
-	uint8_t *room = malloc(DR_CHUNK);
 	struct dr_sent sent = {0};
 	struct dr_wire_barrier w;
-	int rc = room ? 0 : -ENOMEM;
+	int rc = 0;
 
 	for (size_t i = 0; !rc && i < l->n; i++)
-		rc = send_entry(dr, l, &l->e[i], room, sink, &sent);
+		rc = send_entry(dr, l, &l->e[i], sink, &sent);
 	w = (struct dr_wire_barrier){
 		.count = le32_of(sent.count),
 		.bytes = le64_of(sent.bytes),
 	};
 	if (!rc)
 		rc = rec_put(sink, DR_REC_BARRIER, l->epoch, &w, sizeof(w));
-	free(room);
 	return rc ? err_sys(err, rc, "sending what the disks wrote") : 0;
 }

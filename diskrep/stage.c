@@ -39,18 +39,34 @@ static int image_of(struct diskrep_standby *s, uint32_t disk, struct change *c,
 	return 0;
 }
 
+/* c->bytes, an LZ4 block of @packed bytes, become the c->len bytes that it stands for. */
+static int unpack(struct diskrep_standby *s, struct change *c, uint32_t packed,
+		  struct err *err)
+{
+	const char *block = c->bytes;
+
+	c->bytes = s->room;
+	if (LZ4_decompress_safe(block, (char *)s->room, (int)packed, (int)c->len) !=
+	    (int)c->len)
+		return damaged(err, "it cannot be decompressed");
+	return 0;
+}
+
 static int parse_write(struct diskrep_standby *s, struct reader *r, struct change *c,
 		       struct err *err)
 {
-	uint32_t disk = rd_u32(r), flags = rd_u32(r), zero;
+	uint32_t disk = rd_u32(r), flags = rd_u32(r), packed;
 
 	c->offset = rd_u64(r);
 	c->len = rd_u32(r);
-	zero = rd_u32(r);
-	if (r->failed || flags || zero || !c->len || c->len > DR_WRITE_MAX ||
-	    rd_left(r) != c->len)
+	packed = rd_u32(r);
+	if (r->failed || (flags && flags != DR_WRITE_LZ4) || !c->len ||
+	    c->len > DR_WRITE_MAX || (flags ? packed >= c->len : packed) ||
+	    rd_left(r) != (flags ? packed : c->len))
 		return damaged(err, "a write's length is wrong");
 	c->bytes = rd_take(r, rd_left(r));
+	if (flags && unpack(s, c, packed, err))
+		return -EBADMSG;
 	return image_of(s, disk, c, err);
 }
 
@@ -87,7 +103,6 @@ static int parse_chunk(struct diskrep_standby *s, struct reader *r, struct chang
 {
 	uint32_t disk = rd_u32(r), flags = rd_u32(r), count, len;
 	uint64_t first = rd_u64(r);
-	const void *bytes;
 
 	count = rd_u32(r);
 	len = rd_u32(r);
@@ -101,17 +116,10 @@ static int parse_chunk(struct diskrep_standby *s, struct reader *r, struct chang
 		return damaged(err, "a chunk outside of the disk");
 	c->offset = first * DR_CHUNK;
 	c->len = dr_chunk_len(c->img, first);
-	bytes = rd_take(r, len);
-	c->bytes = bytes;
+	c->bytes = rd_take(r, len);
 	if (len > c->len || (!flags && len != c->len))
 		return damaged(err, "a chunk's length is wrong");
-	if (!flags)
-		return 0;
-	c->bytes = s->chunk;
-	if (LZ4_decompress_safe(bytes, (char *)s->chunk, (int)len, DR_CHUNK) !=
-	    (int)c->len)
-		return damaged(err, "a chunk cannot be decompressed");
-	return 0;
+	return flags ? unpack(s, c, len, err) : 0;
 }
 
 void drs_epoch_free(struct diskrep_standby *s, struct drs_epoch *e)

@@ -170,8 +170,8 @@ static int open_images(struct diskrep_standby *s, const int *fds, unsigned n,
 		if (rc)
 			return err_ctx(err, "disk %u", s->n);
 	}
-	s->chunk = malloc(DR_CHUNK);
-	if (!s->chunk)
+	s->room = malloc(DR_WRITE_MAX);
+	if (!s->room)
 		return err_set(err, -ENOMEM, "disk replication: out of memory");
 	rc = drs_flusher_start(&s->flusher, s->img, s->n);
 	return rc ? err_sys(err, rc, "disk replication: starting the flusher") : 0;
@@ -203,6 +203,6 @@ void diskrep_standby_destroy(struct diskrep_standby *s)
 		return;
 	drs_flusher_stop(&s->flusher);
 	forget_from(s, &s->first);
-	free(s->chunk);
+	free(s->room);
 	free(s);
 }

@@ -73,8 +73,8 @@ struct diskrep_standby {
 	unsigned n;
 	size_t stage_max, staged; /* bytes */
 	struct drs_epoch *first, **tail, *last;
-	uint64_t next;	/* the epoch that may begin */
-	uint8_t *chunk; /* DR_CHUNK bytes to decompress into */
+	uint64_t next; /* the epoch that may begin */
+	uint8_t *room; /* DR_WRITE_MAX bytes to decompress into */
 	struct drs_flusher flusher;
 };
 

@@ -14,8 +14,8 @@
  *   canonical byte order, seed 0, over the chunks from @first on, without a gap. With
  *   DR_DIGEST_ZERO none follow: @count chunks read as zeroes. All disks in order, each complete;
  *   a standby without disks sends one record with @disks 0.
- * WRITE (0x0401): struct dr_wire_write, then @len bytes for @offset. A guest's write that is
- *   longer than DR_WRITE_MAX comes in several.
+ * WRITE (0x0401): struct dr_wire_write, then @len bytes for @offset, or with DR_WRITE_LZ4 one LZ4
+ *   block of @packed bytes that becomes them. A guest's write that is longer than DR_WRITE_MAX comes in several.
  * ERASE (0x0402): struct dr_wire_erase: the range reads as zeroes from now on.
  * BARRIER (0x0403): struct dr_wire_barrier, the last record of its epoch, there in each epoch.
  * CHUNK (0x0404): struct dr_wire_chunk, then @len bytes: the chunk's content, as it is or as one
@@ -44,6 +44,7 @@ enum {
 
 enum dr_wire_flags {
 	DR_DIGEST_ZERO = 1,
+	DR_WRITE_LZ4 = 1,
 	DR_ERASE_DISCARD = 1, /* what the guest asked for; the effect is the same */
 	DR_ERASE_ZEROES = 2,
 	DR_CHUNK_ZERO = 1,
@@ -62,10 +63,10 @@ WIRE_SIZE(struct dr_wire_digests, 32);
 
 struct dr_wire_write {
 	struct le32 disk;
-	struct le32 flags; /* must be 0 */
+	struct le32 flags; /* 0 or DR_WRITE_LZ4 */
 	struct le64 offset;
-	struct le32 len; /* 1 to DR_WRITE_MAX */
-	struct le32 zero;
+	struct le32 len;    /* 1 to DR_WRITE_MAX */
+	struct le32 packed; /* with DR_WRITE_LZ4 1 to less than @len, else 0 */
 };
 WIRE_SIZE(struct dr_wire_write, 24);
 

@@ -51,6 +51,9 @@ struct err;
 struct rec_sink {
 	int (*put)(struct rec_sink *s, uint16_t type, uint64_t epoch,
 		   const struct iovec *iov, int n);
+	uint64_t
+		saved; /* the participant adds by how much it compressed what it put; memory, whose
+			 * pages are counted, does not */
 };
 static inline int rec_put(struct rec_sink *s, uint16_t type, uint64_t epoch,
 			  const void *p, size_t len)

@@ -169,7 +169,8 @@ static int wait_captured(struct link *l, uint64_t epoch, uint64_t *pages_out,
 	return go;
 }
 
-static int send_parts(struct link *l, uint64_t epoch, struct tally *t, struct err *err)
+static int send_parts(struct link *l, uint64_t epoch, struct tally *t, uint64_t *saved,
+		      struct err *err)
 {
 	for (unsigned i = 0; i < l->p->n; i++) {
 		const struct part *part = &l->p->part[i];
@@ -180,6 +181,7 @@ static int send_parts(struct link *l, uint64_t epoch, struct tally *t, struct er
 				 .kind = part->ops->kind};
 		int rc = part->ops->send(part->self, epoch, &s.base, err);
 
+		*saved += s.base.saved;
 		if (rc)
 			return part_failed(part, rc, "sending", err);
 		crash_at(CRASH_SENDING, epoch);
@@ -214,10 +216,12 @@ static int send_end(struct link *l, uint64_t epoch, const struct tally *t, int l
 	return rc ? rc : flush(l, err);
 }
 
-/* What the epoch would have cost as it is: pages in full, other participants as they sent. */
-static uint64_t raw_bytes(const struct primary *p, const struct tally *t, uint64_t pages)
+/* What the epoch would have cost as it is: changed pages in full, other participants' records
+ * without compression. */
+static uint64_t raw_bytes(const struct primary *p, const struct tally *t, uint64_t pages,
+			  uint64_t saved)
 {
-	uint64_t raw = pages * 4096;
+	uint64_t raw = pages * 4096 + saved;
 
 	for (unsigned i = 0; i < p->n; i++)
 		if (p->kind[i] != REC_KIND_MEMORY)
@@ -228,11 +232,11 @@ static uint64_t raw_bytes(const struct primary *p, const struct tally *t, uint64
 static int send_epoch(struct link *l, uint64_t epoch, struct tally *t, uint64_t pages,
 		      int last, struct err *err)
 {
-	uint64_t start = clock_mono_ns(), bytes = 0;
+	uint64_t start = clock_mono_ns(), bytes = 0, saved = 0;
 	int rc;
 
 	tally_reset(t);
-	rc = send_parts(l, epoch, t, err);
+	rc = send_parts(l, epoch, t, &saved, err);
 	if (!rc && epoch == 0)
 		rc = send_armed(l, err);
 	if (!rc)
@@ -242,7 +246,7 @@ static int send_epoch(struct link *l, uint64_t epoch, struct tally *t, uint64_t 
 	crash_at(CRASH_END_SENT, epoch);
 	for (unsigned i = 0; i < l->p->n; i++)
 		bytes += tally_bytes(t, i);
-	stats_sent(l->p, clock_mono_ns() - start, pages, raw_bytes(l->p, t, pages),
+	stats_sent(l->p, clock_mono_ns() - start, pages, raw_bytes(l->p, t, pages, saved),
 		   bytes);
 	return 0;
 }

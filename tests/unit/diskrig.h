@@ -260,6 +260,21 @@ static inline void rig_submit(struct rig *r, enum blk_op op, uint64_t offset,
 	r->disk.ops->submit(r->disk.self, &q->r);
 }
 
+/* A write of what no compression shortens. */
+static inline void rig_submit_noise(struct rig *r, uint64_t offset, uint32_t len,
+				    unsigned *seed)
+{
+	struct rig_req *q = calloc(1, sizeof(*q));
+
+	q->rig = r;
+	q->r = (struct blk_req){
+		.op = BLK_WRITE, .offset = offset, .len = len, .done = rig_done};
+	q->r.data = blk_data_new(len);
+	for (uint32_t i = 0; i < len; i++)
+		q->r.data->bytes[i] = (uint8_t)(rand_r(seed) >> 3);
+	r->disk.ops->submit(r->disk.self, &q->r);
+}
+
 /* A random request, on whole sectors: mostly small writes, in few places so that they meet. */
 static inline void rig_random(struct rig *r, unsigned *seed)
 {

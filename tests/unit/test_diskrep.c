@@ -228,6 +228,53 @@ static void test_one_request_over_the_limit(void)
 	rig_free(r);
 }
 
+/* What an epoch's records come to, and what compression took off them. */
+static uint64_t ship_counting(struct rig *r, uint64_t epoch, uint64_t *saved_out)
+{
+	struct diskrep_stats before, after;
+	uint64_t saved = r->sink.saved;
+	uint8_t *model = rig_snapshot(r);
+
+	diskrep_stats(r->dr, &before);
+	rig_capture(r, epoch);
+	rig_ship(r, epoch);
+	rig_apply(r, epoch);
+	diskrep_stats(r->dr, &after);
+	CU_ASSERT_TRUE(rig_standby_is(r, model));
+	free(model);
+	*saved_out = r->sink.saved - saved;
+	return after.sent_bytes - before.sent_bytes;
+}
+
+static void test_writes_are_packed(void)
+{
+	struct rig *r = rig_new(64 << 20, RIG_CAP, RIG_CAP);
+	const uint64_t head = sizeof(struct dr_wire_write);
+	uint64_t sent, saved, epoch = 0;
+	unsigned seed = 5;
+
+	r->img.inline_done = 1;
+	rig_sync(r, 1);
+	(void)ship_counting(r, epoch++, &saved); /* the sync's rest: not looked at */
+	rig_submit(r, BLK_WRITE, 4096, 65536, 1);
+	sent = ship_counting(r, epoch++, &saved);
+	CU_ASSERT_TRUE(sent < 4096);
+	CU_ASSERT_EQUAL(sent + saved, head + 65536);
+	rig_submit_noise(r, 8192, 4096, &seed);
+	sent = ship_counting(r, epoch++, &saved);
+	CU_ASSERT_EQUAL(sent, head + 4096);
+	CU_ASSERT_EQUAL(saved, 0);
+	/* After a lot of noise it is asked only now and then, and comes back all the same. */
+	for (unsigned i = 0; i < 100; i++)
+		rig_submit_noise(r, i * 8192, 4096, &seed);
+	for (unsigned i = 0; i < 100; i++)
+		rig_submit(r, BLK_WRITE, i * 8192, 8192, (uint8_t)i);
+	sent = ship_counting(r, epoch++, &saved);
+	CU_ASSERT_TRUE(saved > 80 * 7000 && saved < 99 * 8192);
+	CU_ASSERT_EQUAL(sent + saved, 200 * head + 100 * (4096 + 8192));
+	rig_free(r);
+}
+
 static void test_nothing_kept_without_a_peer(void)
 {
 	struct rig *r = rig_new(4096, RIG_CAP, RIG_CAP);
@@ -462,6 +509,7 @@ int main(void)
 		{"overlapping requests wait", test_overlapping_requests_wait},
 		{"the limit makes writes wait", test_limit_makes_writes_wait},
 		{"one request over the limit", test_one_request_over_the_limit},
+		{"writes are packed", test_writes_are_packed},
 		{"nothing kept without a peer", test_nothing_kept_without_a_peer},
 		{"apply can be tried again", test_apply_can_be_tried_again},
 		{"a failed flush ends trust", test_failed_flush_ends_trust},

@@ -33,6 +33,17 @@ static int write_rec(struct rig *r, uint64_t epoch, uint32_t disk, uint64_t offs
 	return record(r, DR_REC_WRITE, epoch, &w, sizeof(w), data_len);
 }
 
+static int packed_rec(struct rig *r, uint32_t flags, uint64_t offset, uint32_t len,
+		      uint32_t packed, size_t data_len)
+{
+	struct dr_wire_write w = {.flags = le32_of(flags),
+				  .offset = le64_of(offset),
+				  .len = le32_of(len),
+				  .packed = le32_of(packed)};
+
+	return record(r, DR_REC_WRITE, 0, &w, sizeof(w), data_len);
+}
+
 static int erase_rec(struct rig *r, uint32_t disk, uint32_t flags, uint64_t offset,
 		     uint64_t len)
 {
@@ -160,6 +171,35 @@ static void test_lz4_length(void)
 	rig_free(r);
 }
 
+static void test_packed_writes(void)
+{
+	struct rig *r = rig_new(1 << 20, RIG_CAP, RIG_CAP);
+	static uint8_t plain[DR_WRITE_MAX];
+	const uint32_t len = 8192;
+	uint32_t n = (uint32_t)LZ4_compress_default((char *)plain, (char *)payload,
+						    (int)len, sizeof(payload));
+
+	CU_ASSERT_EQUAL(packed_rec(r, DR_WRITE_LZ4, 0, len, n, n - 1), -EBADMSG);
+	CU_ASSERT_EQUAL(packed_rec(r, DR_WRITE_LZ4, 0, len, n, n + 1), -EBADMSG);
+	CU_ASSERT_EQUAL(packed_rec(r, DR_WRITE_LZ4, 0, len, 0, 0), -EBADMSG);
+	CU_ASSERT_EQUAL(packed_rec(r, DR_WRITE_LZ4, 0, len, n - 1, n - 1), -EBADMSG);
+	CU_ASSERT_EQUAL(packed_rec(r, DR_WRITE_LZ4, 0, len - 1, n, n), -EBADMSG);
+	CU_ASSERT_EQUAL(packed_rec(r, DR_WRITE_LZ4, 0, len + 1, n, n), -EBADMSG);
+	CU_ASSERT_EQUAL(packed_rec(r, DR_WRITE_LZ4, 0, DR_WRITE_MAX + 1, n, n), -EBADMSG);
+	CU_ASSERT_EQUAL(packed_rec(r, DR_WRITE_LZ4, 0, n, n, n), -EBADMSG);
+	CU_ASSERT_EQUAL(packed_rec(r, DR_WRITE_LZ4, RIG_CAP - len + 1, len, n, n),
+			-EBADMSG);
+	CU_ASSERT_EQUAL(packed_rec(r, 0, 0, len, n, n), -EBADMSG);
+	CU_ASSERT_EQUAL(packed_rec(r, 0, 0, len, n, len), -EBADMSG);
+	CU_ASSERT_EQUAL(packed_rec(r, 2, 0, len, n, n), -EBADMSG);
+	CU_ASSERT_EQUAL(packed_rec(r, DR_WRITE_LZ4, 0, len, n, n), 0);
+	n = (uint32_t)LZ4_compress_default((char *)plain, (char *)payload, DR_WRITE_MAX,
+					   sizeof(payload));
+	CU_ASSERT_EQUAL(packed_rec(r, DR_WRITE_LZ4, 0, DR_WRITE_MAX, n, n), 0);
+	memset(payload, 0, sizeof(payload));
+	rig_free(r);
+}
+
 static void test_order_of_epochs(void)
 {
 	struct rig *r = rig_new(1 << 20, RIG_CAP, RIG_CAP);
@@ -225,6 +265,7 @@ int main(void)
 	static const struct unit_test tests[] = {
 		{"ranges", test_ranges},
 		{"the length of LZ4 blocks", test_lz4_length},
+		{"packed writes", test_packed_writes},
 		{"the order of epochs", test_order_of_epochs},
 		{"staging is bounded", test_staging_is_bounded},
 	};
