@@ -12,6 +12,8 @@ export GUEST_IMAGE=workloads GUEST_MEMORY=${GUEST_MEMORY:-512M} LAB_HOST_MEMORY=
 # shellcheck source=tests/lab/rhea.sh
 . "${BASH_SOURCE[0]%/*}/rhea.sh"
 
+pg_bin=/usr/lib/postgresql/15/bin
+
 out=$1
 seconds=${2:-30}
 dirty_min=$((16 << 20)) # less, and the guest was not at work
@@ -25,14 +27,8 @@ guest_run() {
 	lab_in timeout "${guest_patience:-120}" socat -t 86400 - "TCP:$guest_ip:$guest_port,keepalive"
 }
 
-# What the guest runs comes from the same build as this one.
-ask_database() {
-	LD_LIBRARY_PATH=$guest_image/client lab_in "$guest_image/client/pgbench" -n "$@" \
-		"host=$guest_ip user=postgres dbname=bench sslmode=disable gssencmode=disable"
-}
-
 database_answers() {
-	echo 'select 1;' | ask_database -t 1 -f /dev/stdin
+	[ "$(guest_patience=10 guest_run <<< 'systemctl is-active database')" = active ]
 }
 
 # This project's tree as it is here.
@@ -44,12 +40,14 @@ send_sources() {
 }
 
 redis() {
-	lab_in timeout "$seconds" redis-benchmark -h "$guest_ip" -c 10 -d 64 -r 10000 -n 100000000 -l -q \
+	lab_in timeout "$seconds" redis-benchmark -h "$guest_ip" -c 10 -d 64 -r 10000 -n 100000000 -l --csv \
 		-t set,get,incr,lpush || true
 }
 
+# In the guest: an answer that waits for its checkpoint takes so long here that a client outside
+# would mostly sleep.
 pgbench() {
-	ask_database -c 4 -T "$seconds"
+	guest_run <<< "cd /; su postgres -c '$pg_bin/pgbench -n -c 4 -T $seconds bench'"
 }
 
 compile() {
@@ -58,7 +56,7 @@ compile() {
 
 # row FIGURE TARGET: from the counters in $before and $after.
 row() {
-	jq -n --argjson a "$before" --argjson b "$after" --arg figure "$1" --argjson target "$2" '
+	jq -nc --argjson a "$before" --argjson b "$after" --arg figure "$1" --argjson target "$2" '
 		($b.primary.bytes_raw - $a.primary.bytes_raw) as $raw |
 		($b.primary.bytes_sent - $a.primary.bytes_sent) as $sent |
 		{figure: $figure, value: $sent, unit: "bytes", floor: $raw, ratio: ($sent / $raw),
@@ -73,13 +71,13 @@ measure() {
 	after=$(counters)
 	rhea_is a '.protected and .role == "primary"' || die "protection was lost"
 	row "bytes sent, $1" "$2" >> "$lab_dir/rows"
-	[ "$(tail -n 9 "$lab_dir/rows" | jq .floor)" -gt $dirty_min ] ||
-		die "the guest was not busy: $(tail -n 3 "$log")"
 	if [ -n "${BYTES_DETAIL:-}" ]; then
 		mkdir -p "$BYTES_DETAIL"
 		jq -n --argjson a "$before" --argjson b "$after" '{before: $a, after: $b}' > "$BYTES_DETAIL/$3.json"
 		cp "$log" "$BYTES_DETAIL/$3.log"
 	fi
+	[ "$(tail -n 1 "$lab_dir/rows" | jq .floor)" -gt $dirty_min ] ||
+		die "the guest was not busy: $(tail -c 300 "$log")"
 }
 
 at_work() {
@@ -91,7 +89,7 @@ at_work() {
 	rhea_daemon a
 	rhea_boot_guest
 	rhea_await_redis
-	poll=1 step "waiting for its database" wait_until 120 database_answers
+	poll=3 step "waiting for its database" wait_until 120 database_answers
 	step "giving it this project's sources" send_sources
 	# Not sooner: what a guest does while its dirty pages are counted takes far longer here.
 	rhea_daemon b

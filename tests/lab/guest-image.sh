@@ -34,7 +34,7 @@ masked=(apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.s
 generators=(bless-boot cryptsetup debug gpt-auto hibernate-resume integritysetup rc-local run
 	system-update sysv veritysetup network)
 
-# add_workloads ROOT OUT: what another image has beside the demo's.
+# add_workloads ROOT: what another image has beside the demo's.
 add_workloads() { :; }
 if [ "${GUEST_IMAGE:-guest}" = workloads ]; then
 	# shellcheck source=tests/lab/guest-workloads.sh
@@ -138,7 +138,7 @@ make_guest() {
 	cp -L "$work/root/vmlinuz" "$new/vmlinuz"
 	make_initrd "$work/root" "$new/initrd"
 	configure_guest "$work/root"
-	add_workloads "$work/root" "$new"
+	add_workloads "$work/root"
 	trim_guest "$work/root"
 	truncate -s "$image_size" "$new/disk.raw"
 	mke2fs -q -t ext4 -E lazy_itable_init=0 -L guest \
