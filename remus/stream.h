@@ -37,7 +37,7 @@ enum {
 	CTL_BYE = 0x0007, /* no payload */
 };
 
-enum { STREAM_VERSION = 3, STREAM_PARTS_MAX = 8, STREAM_VM_MAX = 63 };
+enum { STREAM_VERSION = 4, STREAM_PARTS_MAX = 8, STREAM_VM_MAX = 63 };
 enum stream_role { STREAM_PRIMARY = 1, STREAM_STANDBY = 2 };
 
 struct hello_wire {
