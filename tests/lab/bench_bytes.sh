@@ -24,7 +24,7 @@ counters() {
 
 # The guest's agent runs what comes in here; what it prints comes back, for $guest_patience seconds.
 guest_run() {
-	lab_in timeout "${guest_patience:-120}" socat -t 86400 - "TCP:$guest_ip:$guest_port,keepalive"
+	lab_in timeout "${guest_patience:-$((seconds + 120))}" socat -t 86400 - "TCP:$guest_ip:$guest_port,keepalive"
 }
 
 database_answers() {

@@ -11,7 +11,7 @@ packages+=(postgresql-15 gcc libc6-dev make pkg-config
 pg_bin=/usr/lib/postgresql/15/bin
 pg_data=/var/lib/postgresql/15/main
 pg_etc=/etc/postgresql/15/main
-pg_scale=4
+pg_scale=4 # as many as bench_bytes.sh has clients, so that they do not wait for each other
 
 # Debian's own cluster, started without the Perl that Debian starts it with.
 add_database() {
