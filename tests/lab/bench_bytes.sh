@@ -47,11 +47,14 @@ redis() {
 # In the guest: an answer that waits for its checkpoint takes so long here that a client outside
 # would mostly sleep.
 pgbench() {
-	guest_run <<< "cd /; su postgres -c '$pg_bin/pgbench -n -c 4 -T $seconds bench'"
+	guest_run <<< "cd /; su postgres -c '$pg_bin/pgbench -n -c 4 -T $seconds bench'" |
+		tee /dev/stderr | grep -q 'transactions actually processed: [1-9]'
 }
 
 compile() {
-	guest_run <<< "timeout $seconds make -C src -s B=/root/out programs; ls out/*/*.o | wc -l"
+	guest_run <<< "timeout $seconds make -C src -s B=/root/out programs
+		case \$? in 0 | 124) echo compiled: \$(find out -name '*.o' | wc -l) ;; esac" |
+		tee /dev/stderr | grep -q 'compiled: [1-9]'
 }
 
 # row FIGURE TARGET: from the counters in $before and $after.
