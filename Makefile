@@ -39,22 +39,34 @@ lib_src  := $(wildcard hv/base/*.c hv/*.c replication/*.c remus/*.c netbuf/*.c d
 lib_obj  := $(lib_src:%.c=$(B)/%.o)
 bins     := $(patsubst %,$(B)/%,$(foreach p,$(programs),$(if $(wildcard ctl/$(p).c),$(p))))
 
+# replication/NAME/*.c is the module rhea-tp-NAME.so, built where pkg-config knows its libraries.
+# It carries its own copy of the few files of the base that it uses, and nothing else of ours.
+mod_pkgs_rdma := libibverbs librdmacm
+mod_base := hv/base/err.c
+modules  := $(foreach m,$(notdir $(patsubst %/,%,$(wildcard replication/*/))),$(if \
+            $(shell pkg-config --exists $(mod_pkgs_$(m)) 2>/dev/null && echo y),$(m)))
+mod_src   = $(wildcard replication/$(1)/*.c)
+mod_bin  := $(modules:%=$(B)/rhea-tp-%.so)
+
 unit_src  := $(wildcard tests/unit/test_*.c)
 unit_bin  := $(unit_src:%.c=$(B)/%)
 fuzz_src  := $(wildcard tests/fuzz/fuzz_*.c)
-# In tests/native each test_*.c is a program, the rest is their harness; likewise bench_*.c.
-tool_src  := $(wildcard tests/native/test_*.c tests/bench/bench_*.c tests/lab/*.c)
+# In tests/native each test_*.c is a program, the rest is their harness; likewise bench_*.c. In
+# tests/lab all are programs but kit_*.c.
+lab_kit   := $(wildcard tests/lab/kit_*.c)
+tool_src  := $(wildcard tests/native/test_*.c tests/bench/bench_*.c) $(filter-out $(lab_kit),$(wildcard tests/lab/*.c))
 tool_bin  := $(tool_src:%.c=$(B)/%)
 harness   := $(patsubst %.c,$(B)/%.o,$(filter-out tests/native/test_%,$(wildcard tests/native/*.c)))
 bench_kit := $(patsubst %.c,$(B)/%.o,$(filter-out tests/bench/bench_%,$(wildcard tests/bench/*.c)))
 $(filter $(B)/tests/native/%,$(tool_bin)): $(harness)
 $(filter $(B)/tests/bench/%,$(tool_bin)): $(bench_kit)
+$(filter $(B)/tests/lab/rdma_%,$(tool_bin)): $(lab_kit:%.c=$(B)/%.o)
 guest_src := $(wildcard tests/guest/*.c tests/guest/*.S)
 guest_bin := $(if $(guest_src),$(B)/tests/guest/guest.elf)
 
 .PHONY: all help deps test unit native labtest demo bench lab lint check-layers format install clean fuzz programs
-all: $(bins) $(unit_bin) $(tool_bin) $(guest_bin)
-programs: $(bins)
+all: $(bins) $(mod_bin) $(unit_bin) $(tool_bin) $(guest_bin)
+programs: $(bins) $(mod_bin)
 
 help:
 	@sed -n 's/^#: //p' Makefile
@@ -72,6 +84,24 @@ $(B)/librhea.a: $(lib_obj)
 $(bins): $(B)/%: $(B)/ctl/%.o $(B)/librhea.a
 	$(say) LD $@
 	$(Q)$(CC) $(ALL_LDFLAGS) $^ -o $@ $(PKG_LIBS)
+
+$(B)/pic/%.o: %.c | have-deps
+	$(say) CC $<
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -fPIC -fvisibility=hidden $(mod_cflags) -MMD -MP -c $< -o $@
+
+# $(1): the module's name
+define module_rule
+$(B)/rhea-tp-$(1).so: $(patsubst %.c,$(B)/pic/%.o,$(mod_base) $(call mod_src,$(1)))
+	$$(say) LD $$@
+	$$(Q)$$(CC) $$(ALL_LDFLAGS) -shared $(if $(SAN),,-Wl$(comma)-z$(comma)defs) $$^ -o $$@ $$(shell pkg-config --libs $(mod_pkgs_$(1)))
+$(B)/pic/replication/$(1)/%.o: private mod_cflags = $(shell pkg-config --cflags $(mod_pkgs_$(1)))
+endef
+$(foreach m,$(modules),$(eval $(call module_rule,$(m))))
+
+# What of a module needs no library is tested, and fuzzed, without it.
+rdma_pure := $(patsubst %,$(B)/replication/rdma/%.o,ring hello args)
+$(B)/tests/unit/test_rdmaring $(B)/tests/unit/test_rdmahello $(B)/tests/fuzz/fuzz_rdmahello: $(rdma_pure)
 
 $(unit_bin) $(tool_bin): $(B)/%: $(B)/%.o $(B)/librhea.a
 	$(say) LD $@
@@ -155,6 +185,7 @@ install: programs
 	$(Q)install -m 0755 $(B)/rhead $(DESTDIR)$(PREFIX)/sbin/rhead
 	$(Q)install -m 0755 $(B)/rheactl $(DESTDIR)$(PREFIX)/bin/rheactl
 	$(Q)install -m 0755 $(B)/rhea-vm $(DESTDIR)$(PREFIX)/libexec/rhea/rhea-vm
+	$(Q)$(if $(mod_bin),install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/rhea $(mod_bin))
 	$(Q)install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man8 ctl/rhead.8 ctl/rheactl.8
 	$(Q)install -D -m 0644 ctl/rhea.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/rhea.conf
 	$(Q)install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
@@ -165,4 +196,5 @@ install: programs
 clean:
 	$(Q)rm -rf build/out*
 
--include $(lib_obj:.o=.d) $(harness:.o=.d) $(mains:%.c=$(B)/%.d) $(unit_src:%.c=$(B)/%.d) $(tool_src:%.c=$(B)/%.d)
+-include $(foreach m,$(modules),$(patsubst %.c,$(B)/pic/%.d,$(mod_base) $(call mod_src,$(m)))) $(rdma_pure:.o=.d)
+-include $(lib_obj:.o=.d) $(lab_kit:%.c=$(B)/%.d) $(harness:.o=.d) $(mains:%.c=$(B)/%.d) $(unit_src:%.c=$(B)/%.d) $(tool_src:%.c=$(B)/%.d)

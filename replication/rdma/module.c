@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * module - what rhea-vm finds when it loads rhea-tp-rdma.so.
+ *
+ * At run time, after open(), a process needs these system calls and nothing by name:
+ *   ioctl (uverbs), write (rdma_cm; uverbs' doorbells on software devices), read
+ *   (completion and asynchronous events, the eventfd), poll, eventfd2, fcntl, close, mmap,
+ *   munmap, mprotect, madvise, getrandom, futex, clock_gettime.
+ * Memory that it pins, against RLIMIT_MEMLOCK, for each link: ring plus send (36 MiB as
+ * set up), and less than 1 MiB for queues.
+ */
+#include "replication/module.h"
+
+#include "replication/rdma/dev.h"
+#include "replication/rdma/link.h"
+
+_Static_assert((int)HELLO_BLOB_LEN <= (int)TP_BLOB_MAX, "the blob fits");
+
+static struct link *of(struct tp_end *end)
+{
+	return (struct link *)end;
+}
+
+static int prepare(struct tp_dev *dev, int server, struct tp_end **end_out,
+		   uint8_t blob_out[TP_BLOB_MAX], size_t *len_out, struct err *err)
+{
+	struct link *l;
+	int rc = link_prepare(dev, server, &l, blob_out, err);
+
+	if (rc)
+		return rc;
+	*end_out = (struct tp_end *)l;
+	*len_out = HELLO_BLOB_LEN;
+	return 0;
+}
+
+static void discard(struct tp_end *end)
+{
+	link_free(of(end));
+}
+
+static int connect_end(struct tp_end *end, const uint8_t *blob, size_t len,
+		       unsigned timeout_ms, struct tp **tp_out, struct err *err)
+{
+	int rc = link_connect(of(end), blob, len, timeout_ms, err);
+
+	if (rc)
+		link_free(of(end));
+	else
+		*tp_out = &of(end)->tp;
+	return rc;
+}
+
+extern const struct tp_module rhea_tp_module;
+__attribute__((visibility("default"))) const struct tp_module rhea_tp_module = {
+	.version = TP_MODULE_VERSION,
+	.name = "rdma",
+	.open = dev_open,
+	.close = dev_close,
+	.prepare = prepare,
+	.connect = connect_end,
+	.discard = discard,
+};

@@ -1,0 +1,580 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * rdma_peer - one of two processes that hold a transport's module against transport.h.
+ *
+ *   rdma_peer MODULE ARGS PORT [HOST] GROUP...     without HOST it listens: the server
+ *
+ * Both sides are given the same groups and run them in step; what is said of "one" and "the
+ * other" below is tried both ways round. The exit status is 0 when every check held here.
+ * Groups: whole, wire, silent, port, killed, dies.
+ */
+#include "hv/base/clock.h"
+#include "hv/base/err.h"
+#include "tests/lab/kit_link.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { KiB = 1 << 10, MiB = 1 << 20, FLOOD = 64 * MiB, KILLS = 4 };
+
+static int failures;
+static const char *test_name = "";
+
+static void check(int ok, const char *what, int line)
+{
+	if (ok)
+		return;
+	failures++;
+	(void)fprintf(stderr, "%s: line %d: not so: %s\n", test_name, line, what);
+}
+#define CHECK(cond) check(!!(cond), #cond, __LINE__)
+/* Shows the number that is wrong. */
+static void check_rc(int got, int want, const char *what, int line)
+{
+	if (got == want)
+		return;
+	failures++;
+	(void)fprintf(stderr, "%s: line %d: %s is %d, not %d\n", test_name, line, what,
+		      got, want);
+}
+#define CHECK_RC(got, want) check_rc((got), (want), #got, __LINE__)
+
+static int send_text(struct tp *tp, const char *s)
+{
+	struct iovec v = {.iov_base = (void *)s, .iov_len = strlen(s)};
+	int rc = tp_send(tp, &v, 1);
+
+	return rc ? rc : tp_flush(tp);
+}
+
+/* Sends until it fails or a flood has gone out; what it failed with. */
+static int send_flood(struct tp *tp)
+{
+	static uint8_t page[64 * KiB];
+	struct iovec v = {.iov_base = page, .iov_len = sizeof(page)};
+	int rc = 0;
+
+	for (size_t n = 0; !rc && n < FLOOD; n += sizeof(page))
+		rc = tp_send(tp, &v, 1);
+	return rc;
+}
+
+static void stream_one_way(struct kit *k, int from_server, size_t total, size_t step,
+			   int flush_each)
+{
+	struct tp *tp = kit_link(k);
+	struct kit_worker w = {
+		.tp = tp,
+		.seed = 7,
+		.total = total,
+		.step = step,
+		.flush_each = flush_each,
+	};
+
+	if (k->server == from_server)
+		kit_send(&w);
+	else
+		kit_recv(&w);
+	CHECK_RC(w.rc, 0);
+	CHECK(w.done == total && !w.wrong);
+	CHECK((k->server == from_server ? tp->bytes_sent : tp->bytes_received) == total);
+	kit_sync(k);
+	tp_close(tp);
+}
+
+static void one_way(struct kit *k, int swap)
+{
+	stream_one_way(k, swap, 4 * MiB + 17, 0, 0);
+}
+
+/* Each with its announcement: more of them than can be under way. */
+static void many_small(struct kit *k, int swap)
+{
+	stream_one_way(k, swap, 1500 * 48, 48, 1);
+}
+
+static void both_ways(struct kit *k, int swap)
+{
+	struct tp *tp = kit_link(k);
+	struct kit_worker w[2] = {
+		{.tp = tp, .seed = (unsigned)k->server, .total = 3 * MiB},
+		{.tp = tp, .seed = (unsigned)!k->server, .total = 3 * MiB},
+	};
+
+	kit_start(&w[0], kit_send);
+	kit_start(&w[1], kit_recv);
+	for (int i = 0; i < 2; i++) {
+		kit_join(&w[i]);
+		CHECK_RC(w[i].rc, 0);
+		CHECK(w[i].done == w[i].total && !w[i].wrong);
+	}
+	kit_sync(k);
+	tp_close(tp);
+}
+
+/* One does not read: the other is held, gives up, and what it had sent is no whole stream. */
+static void backpressure(struct kit *k, int swap)
+{
+	struct tp *tp = kit_link(k);
+	char b[64];
+	int rc = 0;
+
+	if (k->server == swap) {
+		tp->send_timeout_ms = 200;
+		CHECK_RC(send_flood(tp), -ETIMEDOUT);
+		CHECK(tp->bytes_sent < FLOOD);
+		CHECK_RC(send_text(tp, "more"), -ETIMEDOUT);
+		CHECK_RC(tp_flush(tp), -ETIMEDOUT);
+		kit_sync(k);
+	} else {
+		kit_sync(k);
+		while (!rc)
+			rc = tp_recv(tp, b, sizeof(b));
+		CHECK_RC(rc, -ECONNRESET);
+		CHECK(tp->bytes_received > 0);
+	}
+	kit_sync(k);
+	tp_close(tp);
+}
+
+static void shutdown_wakes(struct kit *k, int swap)
+{
+	struct tp *tp = kit_link(k);
+	struct kit_worker in = {.tp = tp, .total = 10}, out = {.tp = tp, .total = FLOOD};
+	char b[1];
+
+	if (k->server == swap) {
+		kit_start(&in, kit_recv);
+		kit_start(&out, kit_send);
+		kit_sync(k);
+		tp_shutdown(tp);
+		kit_join(&in);
+		kit_join(&out);
+		CHECK_RC(in.rc, -ESHUTDOWN);
+		CHECK_RC(out.rc, -ESHUTDOWN);
+		tp_shutdown(tp); /* twice is fine */
+		CHECK_RC(send_text(tp, "x"), -ESHUTDOWN);
+		CHECK_RC(tp_recv(tp, b, 1), -ESHUTDOWN);
+	} else {
+		kit_sync(k);
+	}
+	kit_sync(k);
+	tp_close(tp);
+}
+
+static void good_order(struct kit *k, int swap)
+{
+	struct tp *tp = kit_link(k);
+	char b[8];
+
+	if (k->server == swap) {
+		CHECK_RC(send_text(tp, "goodbye"), 0);
+		tp_close(tp);
+		return;
+	}
+	CHECK_RC(tp_recv(tp, b, 7), 0);
+	CHECK(!memcmp(b, "goodbye", 7));
+	CHECK_RC(tp_recv(tp, b, 1), -EPIPE);
+	CHECK_RC(tp_recv(tp, b, 1), -EPIPE);
+	CHECK_RC(send_flood(tp), -ECONNRESET);
+	CHECK_RC(send_text(tp, "x"), -ECONNRESET);
+	tp_close(tp);
+}
+
+static void close_within_recv(struct kit *k, int swap)
+{
+	struct tp *tp = kit_link(k);
+	char b[8];
+
+	if (k->server == swap) {
+		CHECK_RC(send_text(tp, "half"), 0);
+	} else {
+		CHECK_RC(tp_recv(tp, b, 8), -ECONNRESET);
+		CHECK_RC(tp_recv(tp, b, 1), -ECONNRESET);
+	}
+	tp_close(tp);
+}
+
+/* One leaves in anger; its last word is heard, even by who notices it while sending. */
+static void last_word(struct kit *k, int swap)
+{
+	struct tp *tp = kit_link(k);
+	char b[8];
+
+	if (k->server == swap) {
+		CHECK_RC(send_text(tp, "fenced"), 0);
+		tp_shutdown(tp);
+	} else {
+		CHECK_RC(send_flood(tp), -ECONNRESET);
+		CHECK_RC(tp_recv(tp, b, 6), 0);
+		CHECK(!memcmp(b, "fenced", 6));
+		CHECK_RC(tp_recv(tp, b, 1), -ECONNRESET);
+	}
+	kit_sync(k);
+	tp_close(tp);
+}
+
+static void both_close_at_once(struct kit *k, int swap)
+{
+	struct tp *tp = kit_link(k);
+
+	kit_sync(k);
+	tp_close(tp);
+}
+
+/* Links beside each other, each with its own bytes and its own end. */
+static void two_links(struct kit *k, int swap)
+{
+	struct tp *tp[2] = {kit_link(k), kit_link(k)};
+	struct kit_worker w[2];
+	char b[1];
+
+	for (unsigned i = 0; i < 2; i++) {
+		w[i] = (struct kit_worker){.tp = tp[i], .seed = i, .total = MiB};
+		kit_start(&w[i], (k->server == swap) == (i == 0) ? kit_send : kit_recv);
+	}
+	for (int i = 0; i < 2; i++) {
+		kit_join(&w[i]);
+		CHECK_RC(w[i].rc, 0);
+		CHECK(!w[i].wrong);
+	}
+	kit_sync(k);
+	if (k->server == swap) {
+		tp_shutdown(tp[0]);
+		CHECK_RC(send_text(tp[1], "still"), 0);
+	} else {
+		CHECK_RC(tp_recv(tp[0], b, 1), -ECONNRESET);
+		CHECK_RC(tp_recv(tp[1], b, 1), 0);
+		CHECK(b[0] == 's');
+	}
+	kit_sync(k);
+	tp_close(tp[0]);
+	tp_close(tp[1]);
+}
+
+/* A client that has the address but not the nonce is refused, and is in nobody's way. */
+static void stranger(struct kit *k, int swap)
+{
+	uint8_t blob[2][TP_BLOB_MAX], theirs[TP_BLOB_MAX];
+	struct err err = {0};
+	struct tp_end *end[2];
+	struct tp *tp = NULL;
+	size_t len, n;
+
+	for (int i = 0; i < 2; i++)
+		if (k->mod->prepare(k->dev, k->server, &end[i], blob[i], &len, &err))
+			kit_die("prepare: %s", err.msg);
+	n = len;
+	kit_tell(k, blob[1], n);
+	kit_hear(k, theirs, n);
+	if (!k->server) {
+		theirs[10] ^= 1; /* in the nonce */
+		CHECK_RC(k->mod->connect(end[0], theirs, n, KIT_CONNECT_MS, &tp, &err),
+			 -ECONNREFUSED);
+		theirs[10] ^= 1;
+	} else {
+		k->mod->discard(end[0]);
+	}
+	CHECK_RC(k->mod->connect(end[1], theirs, n, KIT_CONNECT_MS, &tp, &err), 0);
+	if (!tp)
+		kit_die("connect: %s", err.msg);
+	kit_sync(k);
+	tp_close(tp);
+}
+
+static void another_version(struct kit *k, int swap)
+{
+	uint8_t blob[TP_BLOB_MAX], theirs[TP_BLOB_MAX];
+	struct err err = {0};
+	struct tp_end *end;
+	struct tp *tp;
+	size_t n;
+
+	if (k->mod->prepare(k->dev, k->server, &end, blob, &n, &err))
+		kit_die("prepare: %s", err.msg);
+	kit_tell(k, blob, n);
+	kit_hear(k, theirs, n);
+	theirs[4]++; /* the version */
+	CHECK_RC(k->mod->connect(end, theirs, n, KIT_CONNECT_MS, &tp, &err), -EPROTO);
+	CHECK(strstr(err.msg, "version"));
+	kit_sync(k);
+}
+
+/* Nobody comes: it ends when the time is up. */
+static void nobody_comes(struct kit *k, int swap)
+{
+	uint8_t blob[TP_BLOB_MAX], theirs[TP_BLOB_MAX];
+	struct err err = {0};
+	struct tp_end *end;
+	struct tp *tp;
+	size_t n;
+
+	if (k->mod->prepare(k->dev, k->server, &end, blob, &n, &err))
+		kit_die("prepare: %s", err.msg);
+	kit_tell(k, blob, n);
+	kit_hear(k, theirs, n);
+	if (k->server)
+		CHECK_RC(k->mod->connect(end, theirs, n, 300, &tp, &err), -ETIMEDOUT);
+	else
+		k->mod->discard(end);
+	kit_sync(k);
+}
+
+static void shell(const char *command)
+{
+	if (system(command)) /* NOLINT(cert-env33-c): the lab's own words */
+		kit_die("failed: %s", command);
+}
+
+static void wire(struct kit *k, const char *netem, size_t total)
+{
+	char command[200];
+
+	(void)snprintf(command, sizeof(command), "tc qdisc replace dev %s root netem %s",
+		       getenv("WIRE"), netem);
+	shell(command);
+	kit_sync(k);
+	stream_one_way(k, 0, total, 0, 0);
+	stream_one_way(k, 1, total / 4, 4096, 1);
+	(void)snprintf(command, sizeof(command), "tc qdisc delete dev %s root",
+		       getenv("WIRE"));
+	shell(command);
+	kit_sync(k);
+}
+
+static void wire_loss(struct kit *k, int swap)
+{
+	wire(k, "loss 1% limit 10000", 512 * KiB);
+}
+static void wire_reorder(struct kit *k, int swap)
+{
+	wire(k, "delay 2ms reorder 97% limit 10000", 256 * KiB);
+}
+static void wire_duplicate(struct kit *k, int swap)
+{
+	wire(k, "duplicate 5% limit 10000", 512 * KiB);
+}
+static void wire_delay(struct kit *k, int swap)
+{
+	wire(k, "delay 100ms limit 10000", 256 * KiB);
+}
+
+/* One's frames vanish from now on, silently. Both are told, whether they send or wait. */
+static void silent(struct kit *k, int swap)
+{
+	struct tp *tp = kit_link(k);
+	char command[200], b[1];
+	uint64_t began;
+	int rc;
+
+	kit_sync(k);
+	if (k->server == swap) {
+		(void)snprintf(command, sizeof(command),
+			       "tc qdisc replace dev %s root netem loss 100%%",
+			       getenv("WIRE"));
+		shell(command);
+	}
+	kit_sync(k);
+	began = clock_mono_ns();
+	rc = k->server ? tp_recv(tp, b, 1) : send_flood(tp);
+	CHECK_RC(rc, -ECONNRESET);
+	(void)printf("figure: %s told of a silent path after %.0f ms\n",
+		     k->server ? "receiver" : "sender",
+		     (double)(clock_mono_ns() - began) / 1e6);
+	kit_sync(k);
+	if (k->server == swap) {
+		(void)snprintf(command, sizeof(command), "tc qdisc delete dev %s root",
+			       getenv("WIRE"));
+		shell(command);
+	}
+	tp_close(tp);
+	kit_sync(k);
+}
+
+/* One's port goes down: told at once by the device here, by silence there. */
+static void port(struct kit *k, int swap)
+{
+	struct tp *tp = kit_link(k);
+	char command[200], b[1];
+	uint64_t began;
+
+	kit_sync(k);
+	began = clock_mono_ns();
+	if (k->server == swap) {
+		(void)snprintf(command, sizeof(command), "ip link set %s down",
+			       getenv("WIRE"));
+		shell(command);
+	}
+	CHECK_RC(tp_recv(tp, b, 1), -ECONNRESET);
+	(void)printf("figure: %s told of a port that is down after %.0f ms\n",
+		     k->server == swap ? "its own host" : "the peer",
+		     (double)(clock_mono_ns() - began) / 1e6);
+	kit_sync(k);
+	if (k->server == swap) {
+		(void)snprintf(command, sizeof(command), "ip link set %s up",
+			       getenv("WIRE"));
+		shell(command);
+	}
+	tp_close(tp);
+	kit_sync(k);
+}
+
+/* The other dies at a random place of its stream, by SIGKILL in the middle of a call. */
+static void killed(struct kit *k, int swap)
+{
+	struct kit_worker out = {.seed = 3, .total = FLOOD},
+			  in = {.seed = 3, .total = FLOOD};
+	struct tp *tp = kit_link(k);
+	unsigned long quarter = 0;
+
+	if (k->server) {
+		out.tp = tp;
+		kit_hear(k, &quarter, sizeof(quarter));
+		kit_start(&out, kit_send);
+		while (__atomic_load_n(&tp->bytes_sent, __ATOMIC_RELAXED) < quarter)
+			(void)usleep(100);
+		(void)kill(getpid(), SIGKILL);
+	}
+	quarter = (unsigned long)rand() % MiB; /* NOLINT: no secret */
+	(void)printf("figure: the peer is killed after %lu bytes\n", quarter);
+	kit_tell(k, &quarter, sizeof(quarter));
+	in.tp = tp;
+	kit_recv(&in);
+	CHECK_RC(in.rc, -ECONNRESET);
+	CHECK(!in.wrong);
+	CHECK_RC(send_text(tp, "x"), -ECONNRESET);
+	tp_close(tp);
+}
+
+/* The script cuts the server's power once both have said so. */
+static void dies(struct kit *k, int swap)
+{
+	struct tp *tp = kit_link(k);
+	char b[1];
+	int rc;
+
+	kit_sync(k);
+	(void)printf("waiting for the power cut\n");
+	(void)fflush(stdout);
+	rc = tp_recv(tp, b, 1);
+	CHECK_RC(rc, -ECONNRESET);
+	CHECK_RC(send_flood(tp), -ECONNRESET);
+	tp_close(tp);
+}
+
+struct test {
+	const char *group, *name;
+	void (*fn)(struct kit *k, int swap);
+	int both; /* tried both ways round */
+};
+
+static const struct test tests[] = {
+	{"whole", "one way", one_way, 1},
+	{"whole", "many small", many_small, 1},
+	{"whole", "both ways", both_ways, 0},
+	{"whole", "backpressure", backpressure, 1},
+	{"whole", "shutdown wakes", shutdown_wakes, 1},
+	{"whole", "good order", good_order, 1},
+	{"whole", "close within recv", close_within_recv, 1},
+	{"whole", "last word", last_word, 1},
+	{"whole", "both close at once", both_close_at_once, 0},
+	{"whole", "two links", two_links, 1},
+	{"whole", "stranger", stranger, 0},
+	{"whole", "another version", another_version, 0},
+	{"whole", "nobody comes", nobody_comes, 0},
+	{"wire", "1 % loss", wire_loss, 0},
+	{"wire", "reordering", wire_reorder, 0},
+	{"wire", "duplication", wire_duplicate, 0},
+	{"wire", "100 ms delay", wire_delay, 0},
+	{"silent", "silent path", silent, 1},
+	{"port", "port down", port, 1},
+	{"killed", "killed peer", killed, 0},
+	{"dies", "power cut", dies, 0},
+};
+
+static void run_test(struct kit *k, const struct test *t, int swap)
+{
+	const uint64_t began = clock_mono_ns();
+	const int before = failures;
+
+	test_name = t->name;
+	kit_sync(k);
+	t->fn(k, swap);
+	(void)printf("%-6s %s%s, %.1f s\n", failures == before ? "ok" : "FAILED", t->name,
+		     swap ? ", the other way" : "",
+		     (double)(clock_mono_ns() - began) / 1e9);
+	(void)fflush(stdout);
+}
+
+static void run_group(struct kit *k, const char *group)
+{
+	const size_t n = sizeof(tests) / sizeof(tests[0]);
+	int known = 0;
+
+	for (size_t i = 0; i < n; i++)
+		if (!strcmp(tests[i].group, group)) {
+			known = 1;
+			run_test(k, &tests[i], 0);
+			if (tests[i].both)
+				run_test(k, &tests[i], 1);
+		}
+	if (!known)
+		kit_die("no group is called %s", group);
+}
+
+/* A process that is killed in a test must not take the whole run with it. Devices do not
+ * survive a fork, so each process opens its own. */
+static int run_killed(const struct kit *base, char **argv)
+{
+	int status, bad = 0;
+
+	for (int i = 0; i < KILLS && !bad; i++) {
+		pid_t pid = fork();
+
+		if (pid < 0)
+			kit_die("fork: %s", strerror(errno));
+		if (pid == 0) {
+			struct kit k = *base;
+
+			srand((unsigned)i + 1);
+			kit_open(&k, argv[1], argv[2]);
+			run_group(&k, "killed");
+			k.mod->close(k.dev);
+			exit(failures ? 1 : 0);
+		}
+		if (waitpid(pid, &status, 0) != pid)
+			kit_die("waitpid: %s", strerror(errno));
+		if (base->server)
+			bad = !WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL;
+		else
+			bad = status != 0;
+	}
+	return bad;
+}
+
+int main(int argc, char **argv)
+{
+	struct kit k = {0};
+	int first = 4;
+
+	if (argc < 5)
+		kit_die("usage: rdma_peer MODULE ARGS PORT [HOST] GROUP...");
+	if (strchr(argv[4], '.'))
+		first = 5;
+	kit_meet(&k, first == 5 ? argv[4] : NULL, (unsigned)atoi(argv[3])); /* NOLINT */
+	for (int i = first; i < argc; i++)
+		if (!strcmp(argv[i], "killed")) {
+			failures += run_killed(&k, argv);
+		} else {
+			if (!k.dev)
+				kit_open(&k, argv[1], argv[2]);
+			run_group(&k, argv[i]);
+		}
+	if (k.dev)
+		k.mod->close(k.dev);
+	return failures ? 1 : 0;
+}
