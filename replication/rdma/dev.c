@@ -6,6 +6,7 @@
 #include "hv/base/err.h"
 #include "replication/rdma/link.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -122,6 +123,19 @@ void dev_pump(struct tp_dev *dev)
 	pthread_mutex_unlock(&dev->lock);
 }
 
+/* librdmacm looks for an address resolver (ibacm) by name, once, when it first needs a
+ * route; let it be now. Whether there is one, and what it says, does not matter. */
+static void look_for_resolver(const struct hello_args *a)
+{
+	struct rdma_addrinfo hints = {.ai_flags = RAI_NUMERICHOST | RAI_NOROUTE}, *found;
+	char text[INET6_ADDRSTRLEN];
+
+	hints.ai_port_space = RDMA_PS_TCP;
+	if (inet_ntop(a->family == 4 ? AF_INET : AF_INET6, a->addr, text, sizeof(text)) &&
+	    !rdma_getaddrinfo(text, NULL, &hints, &found))
+		rdma_freeaddrinfo(found);
+}
+
 static int bind_anchor(struct tp_dev *dev, struct err *err)
 {
 	union dev_address a;
@@ -160,6 +174,7 @@ int dev_open(const char *args, struct tp_dev **dev_out, struct err *err)
 			"modules rdma_ucm and ib_uverbs loaded?)");
 		goto out;
 	}
+	look_for_resolver(&dev->args);
 	rc = bind_anchor(dev, err);
 	if (rc)
 		goto out;

@@ -189,14 +189,25 @@ static struct link *link_new(struct tp_dev *dev, int server)
 	return l;
 }
 
+static int no_id(struct err *err)
+{
+	const int code = -errno;
+
+	return err_sys(err, code, "rdma: making a connection id%s",
+		       code == -EACCES ? " (was the device opened under another user or "
+					 "with other rights?)"
+				       : "");
+}
+
 static int start_listening(struct link *l, struct err *err)
 {
 	const struct hello_args *a = &l->dev->args;
 	union dev_address addr;
 
 	dev_address_set(&addr, a->family, a->addr, 0);
-	if (rdma_create_id(l->dev->channel, &l->listener, l, RDMA_PS_TCP) ||
-	    rdma_bind_addr(l->listener, &addr.any) || rdma_listen(l->listener, BACKLOG))
+	if (rdma_create_id(l->dev->channel, &l->listener, l, RDMA_PS_TCP))
+		return no_id(err);
+	if (rdma_bind_addr(l->listener, &addr.any) || rdma_listen(l->listener, BACKLOG))
 		return err_sys(err, -errno, "rdma: listening for the peer");
 	return 0;
 }
@@ -375,7 +386,7 @@ static int try_address(struct link *l, union dev_address *to, uint64_t until,
 	ms = ms < ADDRESS_TRY_MS ? ms : ADDRESS_TRY_MS;
 	dev_address_set(&from, a->family, a->addr, 0);
 	if (rdma_create_id(l->dev->channel, &id, l, RDMA_PS_TCP))
-		return err_sys(err, -errno, "rdma: making a connection id");
+		return no_id(err);
 	pthread_mutex_lock(&l->lock);
 	l->id = id;
 	l->step = LINK_NEW;

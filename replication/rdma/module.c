@@ -1,12 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0
  * module - what rhea-vm finds when it loads rhea-tp-rdma.so.
  *
- * At run time, after open(), a process needs these system calls and nothing by name:
- *   ioctl (uverbs), write (rdma_cm; uverbs' doorbells on software devices), read
- *   (completion and asynchronous events, the eventfd), poll, eventfd2, fcntl, close, mmap,
- *   munmap, mprotect, madvise, getrandom, futex, clock_gettime.
- * Memory that it pins, against RLIMIT_MEMLOCK, for each link: ring plus send (36 MiB as
- * set up), and less than 1 MiB for queues.
+ * The kernel serves an RDMA device's file only to the very identity that opened it, and so
+ * it does the connection manager's (they say "Permission denied" otherwise). So a process
+ * changes its users and rights first, calls open() then, and shuts itself in after that;
+ * threads come last, as those that exist when rights change have an identity each. The
+ * files are open to all in Debian (mode 0666); RLIMIT_MEMLOCK has to be raised as root.
+ *
+ * After open() nothing is opened by name, and these system calls are enough (the lab's test
+ * runs with no others):
+ *   ioctl (uverbs), write (rdma_cm, uverbs, eventfd), read (events of all three, eventfd),
+ *   poll, eventfd2, fcntl, close, mmap, munmap, madvise, getrandom, futex, clock_gettime;
+ *   sendto and recvfrom as well where the resolver ibacm runs.
+ * Memory that is pinned, against RLIMIT_MEMLOCK, for each link: ring plus send (36 MiB as
+ * set up), and less than 1 MiB for queues on devices that pin those.
  */
 #include "replication/module.h"
 

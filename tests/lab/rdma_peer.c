@@ -5,11 +5,13 @@
  *
  * Both sides are given the same groups and run them in step; what is said of "one" and "the
  * other" below is tried both ways round. The exit status is 0 when every check held here.
- * Groups: whole, wire, silent, port, killed, dies.
+ * Groups: whole, wire, silent, port, killed, dies. The word "shut-in" before all groups has
+ * it done as nobody and with next to no system calls.
  */
 #include "hv/base/clock.h"
 #include "hv/base/err.h"
 #include "tests/lab/kit_link.h"
+#include "tests/lab/kit_shut.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -19,7 +21,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { KiB = 1 << 10, MiB = 1 << 20, FLOOD = 64 * MiB, KILLS = 4 };
+enum {
+	KiB = 1 << 10,
+	MiB = 1 << 20,
+	FLOOD = 64 * MiB,
+	KILLS = 4,
+	PINNED = 8 * MiB, /* two links of the rings that the script sets up */
+};
 
 static int failures;
 static const char *test_name = "";
@@ -569,6 +577,10 @@ int main(int argc, char **argv)
 	for (int i = first; i < argc; i++)
 		if (!strcmp(argv[i], "killed")) {
 			failures += run_killed(&k, argv);
+		} else if (!strcmp(argv[i], "shut-in")) {
+			kit_be_nobody(PINNED);
+			kit_open(&k, argv[1], argv[2]);
+			kit_shut_in();
 		} else {
 			if (!k.dev)
 				kit_open(&k, argv[1], argv[2]);

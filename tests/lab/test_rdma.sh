@@ -63,7 +63,8 @@ host_wait b
 start_rxe a
 start_rxe b
 say "rxe is up"
-both whole whole wire
+both whole shut-in whole
+both wire wire
 both killed killed
 both broken silent port
 say "power cut"
@@ -78,4 +79,4 @@ client_ended() {
 wait_until 20 client_ended || die "the peer's death is not noticed"
 cat "$lab_dir/a/client-dies.log"
 grep -q '^ok .*power cut' "$lab_dir/a/client-dies.log" || die "the peer's death"
-say done
+say "the last of it held too"
