@@ -25,9 +25,8 @@ static unsigned long number_of(const char *s, int units)
 	unsigned long n, unit = 1;
 	char *end;
 
-	errno = 0;
-	n = strtoul(s, &end, 10);
-	if (end == s || errno || *s < '0' || *s > '9')
+	n = strtoul(s, &end, 10); /* what is too much becomes the most there is */
+	if (end == s || *s < '0' || *s > '9')
 		return -1ul;
 	if (units && *end == 'K')
 		unit = 1ul << 10, end++;

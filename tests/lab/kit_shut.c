@@ -48,6 +48,7 @@ void kit_shut_in(void)
 		SCMP_SYS(set_robust_list),
 		SCMP_SYS(rseq),
 		SCMP_SYS(rt_sigprocmask),
+		SCMP_SYS(rt_sigaction),
 		SCMP_SYS(mprotect),
 		SCMP_SYS(brk),
 		SCMP_SYS(sendto),

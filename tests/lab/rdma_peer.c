@@ -580,6 +580,8 @@ int main(int argc, char **argv)
 		} else if (!strcmp(argv[i], "shut-in")) {
 			kit_be_nobody(PINNED);
 			kit_open(&k, argv[1], argv[2]);
+			/* The first word on a stream asks what it is: not a call for later. */
+			(void)printf("shutting in\n");
 			kit_shut_in();
 		} else {
 			if (!k.dev)
