@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # The rdma transport beside perftest's ib_write_bw and ib_write_lat, on one rxe device, taking turns.
-#   bench_rdma.sh [TURNS]     a line for each turn, then medians, spreads and ratios
+#   bench_rdma.sh [TURNS]     a line for each turn, then medians, spreads and the turns' ratios
 set -euo pipefail
 # shellcheck source=tests/lab/lab.sh
 . "${BASH_SOURCE[0]%/*}/lab.sh"
@@ -44,22 +44,22 @@ theirs() {
 		awk '$1 ~ /^[0-9]+$/ && NF >= 5 { line = $0 } END { print line }'
 }
 
-# table NAME THEIRS OURS: columns of two files, with medians, spread and ratio
+# summary NAME THEIRS OURS: medians and spreads of two files, and of the turns' ratios: on a busy
+# machine only what ran one after the other can be compared.
 summary() {
-	paste "$2" "$3" | sort -n | awk -v name="$1" '
-		{ t[NR] = $1; o[NR] = $2 }
+	paste "$2" "$3" | awk -v name="$1" '
+		{ t[NR] = $1; o[NR] = $2; r[NR] = $2 / $1 }
 		END {
-			n = asort_by(t, NR); asort_by(o, NR)
-			m = int((NR + 1) / 2)
-			printf "%-34s perftest %8.1f (%.1f to %.1f)   rhea %8.1f (%.1f to %.1f)   ratio %.2f\n",
-				name, t[m], t[1], t[NR], o[m], o[1], o[NR], o[m] / t[m]
+			printf "%-32s perftest %s   rhea %s   ratio %s\n", name, spread(t, NR, "%.1f"),
+				spread(o, NR, "%.1f"), spread(r, NR, "%.2f")
 		}
-		function asort_by(a, n, i, j, x) {
+		function spread(a, n, f, i, j, x) {
 			for (i = 2; i <= n; i++)
 				for (j = i; j > 1 && a[j] < a[j - 1]; j--) {
 					x = a[j]; a[j] = a[j - 1]; a[j - 1] = x
 				}
-			return n
+			x = (a[int((n + 1) / 2)] + a[int((n + 2) / 2)]) / 2
+			return sprintf(f " (" f " to " f ")", x, a[1], a[n])
 		}'
 }
 
