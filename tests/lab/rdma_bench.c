@@ -67,6 +67,7 @@ static void latency(const struct kit *k, struct tp *tp, unsigned rounds, void *p
 		    size_t size)
 {
 	uint64_t *ns = calloc(rounds, sizeof(*ns)), began;
+	size_t half, most;
 
 	if (!ns)
 		kit_die("no memory");
@@ -80,9 +81,11 @@ static void latency(const struct kit *k, struct tp *tp, unsigned rounds, void *p
 		ns[i] = (clock_mono_ns() - began) / 2;
 	}
 	qsort(ns, rounds, sizeof(*ns), by_size);
+	half = rounds / 2;
+	most = rounds - rounds / 100 - 1;
 	if (!k->server)
-		(void)printf("%.1f %.1f\n", (double)ns[rounds / 2] / 1e3,
-			     (double)ns[(size_t)rounds * 99 / 100] / 1e3);
+		(void)printf("%.1f %.1f\n", (double)ns[half] / 1e3,
+			     (double)ns[most] / 1e3);
 	free(ns);
 }
 
