@@ -17,6 +17,7 @@ struct err;
 struct serial;
 struct vblk;
 struct vconsole;
+struct vhost_sys;
 struct vm;
 struct vnet;
 
@@ -34,8 +35,14 @@ int vnet_create(struct vm *vm, int tap_fd, const uint8_t mac[6], struct vnet **d
 		struct err *err);
 void vnet_set_out(struct vnet *d,
 		  const struct net_out *out); /* copied; before vm_start */
-void vnet_tx_resume(struct vnet *d);	      /* I/O thread */
-int vnet_tap_fd(struct vnet *d);	      /* borrowed */
+/* Have the queues served by the kernel's vhost-net from the first kick on: @vhost_fd, an open
+ * /dev/vhost-net, is taken also on failure. Frames then do not pass through @out; whoever wants to hold
+ * them does it behind the tap. The saved state is the same. @sys: NULL, but in tests (vhost.h).
+ * Before vm_start. */
+int vnet_use_vhost(struct vnet *d, struct vm *vm, int vhost_fd,
+		   const struct vhost_sys *sys, struct err *err);
+void vnet_tx_resume(struct vnet *d); /* I/O thread */
+int vnet_tap_fd(struct vnet *d);     /* borrowed */
 /* Write one frame with its header to the tap. Any thread. 0 or -errno. */
 int vnet_tap_write(struct vnet *d, const struct iovec *iov, int n);
 

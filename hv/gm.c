@@ -225,15 +225,29 @@ static unsigned slot_count(const struct gm *gm)
 	return gm->bytes > gm->low ? GM_SLOTS : 1;
 }
 
+unsigned gm_regions(const struct gm *gm, struct gm_region out[GM_REGIONS_MAX])
+{
+	for (unsigned i = 0; i < slot_count(gm); i++)
+		out[i] = (struct gm_region){
+			.gpa = i ? LAYOUT_RAM_HIGH : 0,
+			.bytes = i ? gm->bytes - gm->low : gm->low,
+			.host = gm->base + (i ? gm->low : 0),
+		};
+	return slot_count(gm);
+}
+
 static int set_slots(struct gm *gm, int vm_fd, uint32_t flags)
 {
-	for (unsigned i = 0; i < slot_count(gm); i++) {
+	struct gm_region region[GM_REGIONS_MAX];
+	unsigned n = gm_regions(gm, region);
+
+	for (unsigned i = 0; i < n; i++) {
 		struct kvm_userspace_memory_region r = {
 			.slot = i,
 			.flags = flags,
-			.guest_phys_addr = i ? LAYOUT_RAM_HIGH : 0,
-			.memory_size = i ? gm->bytes - gm->low : gm->low,
-			.userspace_addr = (uintptr_t)gm->base + (i ? gm->low : 0),
+			.guest_phys_addr = region[i].gpa,
+			.memory_size = region[i].bytes,
+			.userspace_addr = (uintptr_t)region[i].host,
 		};
 
 		if (ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &r))

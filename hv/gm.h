@@ -26,6 +26,14 @@ uint64_t gm_pages(const struct gm *gm);
 int gm_fd(const struct gm *gm);	       /* the memfd; borrowed */
 uint8_t *gm_base(const struct gm *gm); /* page index i is at gm_base() + i * GM_PAGE */
 
+/* The pieces of guest-physical memory, from the lowest on. Returns how many. */
+enum { GM_REGIONS_MAX = 2 };
+struct gm_region {
+	uint64_t gpa, bytes;
+	uint8_t *host;
+};
+unsigned gm_regions(const struct gm *gm, struct gm_region out[GM_REGIONS_MAX]);
+
 /* Host address of [gpa, gpa + len), or NULL if any byte of it is not RAM or it wraps or
  * crosses the hole. Whoever writes through it calls gm_mark() afterwards, before the guest
  * is told. Any thread. */

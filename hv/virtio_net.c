@@ -7,6 +7,9 @@
  * to go on. What comes from the tap goes to the guest at once. With no buffer posted the tap is not
  * read: the kernel's own queue then drops, as a card without buffers does.
  *
+ * With vhost-net all that is the kernel's (virtio_net_vhost.h); this file then only serves the
+ * registers, and the queues if vhost fails.
+ *
  * A frame that was read but has no room in the posted buffers is kept until there is; it is
  * not part of the state, as input that is lost is the network's business.
  */
@@ -16,6 +19,7 @@
 #include "hv/base/log.h"
 #include "hv/base/loop.h"
 #include "hv/base/wire.h"
+#include "hv/virtio_net_vhost.h"
 #include "hv/virtio_pci.h"
 #include "hv/virtq.h"
 #include "hv/vm.h"
@@ -61,6 +65,7 @@ struct vnet {
 	struct loop *loop;
 	int tap;
 	struct net_out out;
+	struct vnet_vhost *vhost;    /* NULL: all is done here */
 	struct event *rx_ev, *tx_ev; /* the tap has input; has room again */
 	struct cfg_wire cfg;
 	int tx_stopped;
@@ -310,14 +315,14 @@ static void vnet_kick(void *self, unsigned queue)
 {
 	struct vnet *d = self;
 
-	if (queue == Q_TX) {
+	if (d->tap >= 0)
+		set_offloads(d);
+	if (d->vhost && vnet_vhost_kick(d->vhost, queue))
+		return;
+	if (queue == Q_TX)
 		tx(d);
-		return;
-	}
-	if (d->tap < 0)
-		return;
-	set_offloads(d);
-	rx(d);
+	else if (d->tap >= 0)
+		rx(d);
 }
 
 static void vnet_reset(void *self)
@@ -326,6 +331,8 @@ static void vnet_reset(void *self)
 
 	d->tx_stopped = 0;
 	d->rx_len = 0;
+	if (d->vhost)
+		vnet_vhost_reset(d->vhost);
 }
 
 /* All that counts is in the rings. */
@@ -343,6 +350,8 @@ static void vnet_destroy(void *self)
 {
 	struct vnet *d = self;
 
+	/* Before the tap that it writes to. */
+	vnet_vhost_destroy(d->vhost);
 	if (d->rx_ev)
 		event_free(d->rx_ev);
 	if (d->tx_ev)
@@ -408,6 +417,12 @@ int vnet_create(struct vm *vm, int tap_fd, const uint8_t mac[6], struct vnet **d
 	}
 	*dev_out = d;
 	return 0;
+}
+
+int vnet_use_vhost(struct vnet *d, struct vm *vm, int vhost_fd,
+		   const struct vhost_sys *sys, struct err *err)
+{
+	return vnet_vhost_create(vm, d->v, d->tap, vhost_fd, sys, &d->vhost, err);
 }
 
 void vnet_set_out(struct vnet *d, const struct net_out *out)

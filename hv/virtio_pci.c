@@ -150,6 +150,23 @@ void vpci_notify(struct vpci *v, unsigned queue)
 		raise_vector(v, v->queue[queue].vector, ISR_QUEUE);
 }
 
+int vpci_kick_fd(const struct vpci *v, unsigned queue)
+{
+	return v->kick[queue].fd;
+}
+
+int vpci_watch_kick(struct vpci *v, unsigned queue, int on)
+{
+	struct event *ev = v->kick[queue].ev;
+
+	return (on ? event_add(ev, NULL) : event_del(ev)) ? -ENOMEM : 0;
+}
+
+void vpci_interrupt(struct vpci *v, unsigned queue)
+{
+	raise_vector(v, v->queue[queue].vector, ISR_QUEUE);
+}
+
 void vpci_broken(struct vpci *v)
 {
 	if (v->regs.status & VIRTIO_NEEDS_RESET)

@@ -55,6 +55,11 @@ int vpci_running(const struct vpci *v);
 void vpci_kick(struct vpci *v, unsigned queue);
 /* Raise @queue's interrupt if the driver waits for one. */
 void vpci_notify(struct vpci *v, unsigned queue);
+/* For a queue that somebody else serves (vhost): the eventfd that the guest's kicks go to (borrowed);
+ * whether this process looks at it (on the loop's thread only); and an interrupt that he asks for. */
+int vpci_kick_fd(const struct vpci *v, unsigned queue);
+int vpci_watch_kick(struct vpci *v, unsigned queue, int on);
+void vpci_interrupt(struct vpci *v, unsigned queue);
 /* The driver broke the rules: tell it that only a reset helps. */
 void vpci_broken(struct vpci *v);
 

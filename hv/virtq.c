@@ -346,6 +346,13 @@ size_t virtq_write(struct virtq *q, const struct virtq_chain *c, size_t off,
 		    len, q->gm);
 }
 
+void virtq_taken_over(struct virtq *q, uint16_t avail_next)
+{
+	q->avail_next = avail_next;
+	q->used_next = load16(q->used_p + RING_IDX);
+	q->used_told = q->used_next;
+}
+
 int virtq_save(const struct virtq *q, uint32_t instance, struct buf *b)
 {
 	return state_save(b, &virtq_table, instance, q);

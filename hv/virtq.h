@@ -85,6 +85,10 @@ size_t virtq_read(const struct virtq_chain *c, size_t off, void *dst, size_t len
 size_t virtq_write(struct virtq *q, const struct virtq_chain *c, size_t off,
 		   const void *src, size_t len);
 
+/* Somebody else served the queue and has stopped: he would have taken entry @avail_next next, and what
+ * he gave back is what the used index says. */
+void virtq_taken_over(struct virtq *q, uint16_t avail_next);
+
 int virtq_save(const struct virtq *q, uint32_t instance, struct buf *b);
 /* Registers and indices are checked as if the guest had written them. */
 int virtq_load(struct virtq *q, uint32_t instance, struct reader *r, struct err *err);

@@ -79,6 +79,16 @@ void vm_on_event(struct vm *vm, vm_event_fn *fn, void *arg);
 int vm_add_device(struct vm *vm, const struct vm_device_ops *ops, void *self,
 		  uint32_t instance, struct err *err);
 
+/* Something serves the guest that is neither a vCPU nor the I/O thread (vhost): it is stopped in each
+ * pause, the device lock being held already, and let go in each resume. A pause that fails makes
+ * vm_pause() fail. Before vm_start; for as long as the VM lives. */
+struct vm_pause_ops {
+	int (*pause)(void *self);
+	void (*resume)(void *self);
+};
+int vm_on_pause(struct vm *vm, const struct vm_pause_ops *ops, void *self,
+		struct err *err);
+
 struct gm *vm_gm(struct vm *vm);
 struct bus *vm_mmio(struct vm *vm);
 struct bus *vm_pio(struct vm *vm);

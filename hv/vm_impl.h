@@ -15,7 +15,7 @@
 struct acpi_dev;
 struct irq;
 
-enum { VM_DEVICES_MAX = 64, VM_EVENT_TEXT = 160 };
+enum { VM_DEVICES_MAX = 64, VM_PAUSED_MAX = 8, VM_EVENT_TEXT = 160 };
 
 struct vm_device {
 	const struct vm_device_ops *ops;
@@ -43,6 +43,11 @@ struct vm {
 	struct vcpu *vcpu[VM_VCPUS_MAX];
 	struct vm_device dev[VM_DEVICES_MAX];
 	unsigned ndev;
+	struct {
+		const struct vm_pause_ops *ops;
+		void *self;
+	} pausing[VM_PAUSED_MAX];
+	unsigned npausing;
 	struct kvm_irqchip chip[3]; /* at power-on */
 
 	/* The device lock, and what is only touched under it. */

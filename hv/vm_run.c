@@ -280,6 +280,30 @@ int vm_tell_paused(struct vm *vm)
 	return rc;
 }
 
+int vm_on_pause(struct vm *vm, const struct vm_pause_ops *ops, void *self,
+		struct err *err)
+{
+	if (vm->npausing == VM_PAUSED_MAX)
+		return err_set(err, -ENOSPC, "%s: more than %d servers beside the VM",
+			       vm->name, VM_PAUSED_MAX);
+	vm->pausing[vm->npausing].ops = ops;
+	vm->pausing[vm->npausing++].self = self;
+	return 0;
+}
+
+/* All of them, whatever one says: the guest must stand still in any case. */
+static int pause_others(struct vm *vm)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; i < vm->npausing; i++) {
+		int r = vm->pausing[i].ops->pause(vm->pausing[i].self);
+
+		rc = rc ? rc : r;
+	}
+	return rc;
+}
+
 int vm_pause(struct vm *vm)
 {
 	unsigned n;
@@ -291,7 +315,8 @@ int vm_pause(struct vm *vm)
 		wait_on(&vm->running, n);
 	vm_lock(vm);
 	vm->paused = 1;
-	rc = vm_tell_paused(vm);
+	rc = pause_others(vm);
+	rc = rc ? rc : vm_tell_paused(vm);
 	for (unsigned i = 0; i < vm->cfg.vcpus && !rc; i++)
 		rc = vm->vcpu[i]->failed;
 	return rc;
@@ -299,6 +324,8 @@ int vm_pause(struct vm *vm)
 
 void vm_resume(struct vm *vm)
 {
+	for (unsigned i = vm->npausing; i--;)
+		vm->pausing[i].ops->resume(vm->pausing[i].self);
 	for (unsigned i = 0; i < vm->cfg.vcpus; i++)
 		set_immediate_exit(vm->vcpu[i], 0);
 	atomic_store(&vm->running, vm->cfg.vcpus);

@@ -53,6 +53,8 @@ struct vm {
 		int fd;
 	} io[FAKE_FDS];
 	unsigned ios;
+	const struct vm_pause_ops *pausing; /* one at most */
+	void *pausing_self;
 	struct irq_msi *msi[FAKE_MSIS]; /* in the order of creation */
 	unsigned msis;
 };
@@ -66,6 +68,22 @@ void gm_mark(struct gm *gm, uint64_t gpa, uint64_t len)
 {
 	if (gm_at(gm, gpa, len))
 		memset(gm->marked + gpa, 1, len);
+}
+
+unsigned gm_regions(const struct gm *gm, struct gm_region out[GM_REGIONS_MAX])
+{
+	out[0] = (struct gm_region){.bytes = FAKE_RAM, .host = gm->ram};
+	return 1;
+}
+
+int vm_on_pause(struct vm *vm, const struct vm_pause_ops *ops, void *self,
+		struct err *err)
+{
+	if (vm->pausing)
+		return err_set(err, -ENOSPC, "a second one");
+	vm->pausing = ops;
+	vm->pausing_self = self;
+	return 0;
 }
 
 struct gm *vm_gm(struct vm *vm)
