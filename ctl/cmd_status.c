@@ -6,12 +6,15 @@
  *  "paths":[see cmd_heartbeat.c],
  *  "vms":[{"name","role":"primary"|"standby"|"none","state","health","term","epoch",
  *    "protected":b,"running":b,"pid","preferred":b,"engine",
- *    "acked","lag_epochs","held_bytes","held_frames","pause_us":{"p50","p99","max"},
+ *    "acked","lag_epochs","held_bytes","held_frames",
+ *    "plug":{"held_bytes","held_frames","released_frames","dropped_frames","late"}|null,
+ *    "pause_us":{"p50","p99","max"},
  *    "ahead_us":{...},"commit_us":{...},"interval_us":{...},"dirty_pages":{...},"bytes_raw","bytes_sent",
  *    "sync_left","epochs","activate_us","staged_bytes","staged_max_bytes","staged_limit_bytes",
  *    "peer":{"state","role","health","term","epoch"}|null,
  *    "image_incomplete":b,
  *    "safe_to_lose":{HOST:{"safe":b,"why":s}, HOST:...}}]}
+ * plug: what of the output the kernel holds, of nets with vhost; held_* have it in.
  * image_incomplete: a first sync overwrites this host's disks, or was cut short: nothing boots from
  * them. staged: on a standby, memory taken by epochs that are not applied yet. What is not known now (a standby holds nothing, a hung process tells nothing) is null.
  */
@@ -110,7 +113,8 @@ static void add_counters(json_t *o, const struct vmrun *v)
 					     "early_epochs", NULL};
 	static const char *const staged[] = {"staged_bytes", "staged_max_bytes",
 					     "staged_limit_bytes", NULL};
-	static const char *const held[] = {"held_bytes", "held_frames", "holding", NULL};
+	static const char *const held[] = {"held_bytes", "held_frames", "holding", "plug",
+					   NULL};
 	json_t *st = vmrun_stats(v), *pri = json_object_get(st, "primary");
 	json_t *acked = json_object_get(pri, "acked"),
 	       *epoch = json_object_get(pri, "epoch");

@@ -74,6 +74,7 @@ struct config_net {
 	uint8_t mac[6];
 	char mac_text[18];
 	unsigned mtu;
+	int vhost; /* served by vhost-net, held by a plug qdisc */
 };
 
 /* When peer and arbiter are both gone. */

@@ -3,6 +3,7 @@
  */
 #include "ctl/config_read.h"
 
+#include "ctl/tap_plug.h"
 #include "hv/base/err.h"
 #include "hv/gm.h"
 
@@ -41,7 +42,7 @@ static const char *const vm_keys[] = {"name",
 				      "nets",
 				      NULL};
 static const char *const disk_keys[] = {"path", "serial", "read_only", NULL};
-static const char *const net_keys[] = {"tap", "bridge", "mac", "mtu", NULL};
+static const char *const net_keys[] = {"tap", "bridge", "mac", "mtu", "vhost", NULL};
 
 /* A file of this host that must be there; @write: and be ours to change. */
 static int check_file(struct config_reader *r, config_setting_t *parent, const char *key,
@@ -143,6 +144,13 @@ static int read_net(struct config_reader *r, config_setting_t *s, struct config_
 		rc = config_uint(r, s, "mtu", 1500, 576, 9216, &mtu);
 	if (!rc)
 		n->mtu = (unsigned)mtu;
+	if (!rc)
+		rc = config_bool(r, s, "vhost", 0, &n->vhost);
+	if (!rc && n->vhost && strlen(n->tap) > TAP_PLUG_NAME_MAX)
+		rc = config_fail(
+			r, config_setting_get_member(s, "tap"), -EINVAL,
+			"\"%s\": with vhost a tap's name has at most %d characters",
+			n->tap, TAP_PLUG_NAME_MAX);
 	return rc;
 }
 

@@ -2,6 +2,7 @@
  * rhea-vm - one protected virtual machine in one process; started and told by rhead
  * (vmproto.h).
  */
+#include "ctl/plugkeeper.h"
 #include "ctl/vmm.h"
 #include "ctl/vmproto.h"
 #include "hv/base/clock.h"
@@ -184,6 +185,28 @@ static void fail(struct vmm *m, struct err *err)
 	vmm_end(m, VMEXIT_ERROR);
 }
 
+static void on_keeper_end(evutil_socket_t fd, short what, void *arg)
+{
+	struct vmm *m = arg;
+	struct err err = {0};
+
+	err_set(&err, -EPIPE,
+		"the plug's keeper has ended: nothing of this guest's output can be released");
+	fail(m, &err);
+}
+
+static int watch_keeper(struct vmm *m, struct err *err)
+{
+	struct event *ev;
+
+	if (!m->keeper)
+		return 0;
+	ev = event_new(loop_base(m->ctl), plugkeeper_pidfd(m->keeper), EV_READ,
+		       on_keeper_end, m);
+	return !ev || event_add(ev, NULL) ? err_set(err, -ENOMEM, "plug: out of memory")
+					  : 0;
+}
+
 static int setup(struct vmm *m, json_t *msg, const int *fds, int nfds, struct err *err)
 {
 	static const char *const level[] = {"err", "warn", "info", "debug"};
@@ -197,7 +220,9 @@ static int setup(struct vmm *m, json_t *msg, const int *fds, int nfds, struct er
 		if (!strcmp(m->set.log, level[i]))
 			lvl = (enum log_level)i;
 	log_init("rhea-vm", m->set.vm, lvl);
-	rc = vmm_crash_init(err);
+	rc = vmm_start_keeper(m, err);
+	rc = rc ? rc : watch_keeper(m, err);
+	rc = rc ? rc : vmm_crash_init(err);
 	rc = rc ? rc : vmm_build(m, err);
 	rc = rc ? rc : vmm_sandbox(&m->set, err);
 	rc = rc ? rc : vmm_run_io(m, err);

@@ -147,6 +147,24 @@ static void show_staged(json_t *st)
 	}
 }
 
+/* What the kernel's queue lost is the guest's loss, and should never be: said where it cannot be missed. */
+static void show_plugs(json_t *st)
+{
+	json_t *vm, *plug;
+	json_int_t dropped;
+	size_t i;
+
+	json_array_foreach(json_object_get(st, "vms"), i, vm)
+	{
+		plug = json_object_get(vm, "plug");
+		dropped = json_integer_value(json_object_get(plug, "dropped_frames"));
+		if (dropped > 0)
+			printf("%s: the kernel's queue was full and dropped %" JSON_INTEGER_FORMAT
+			       " of its frames\n",
+			       rc_str(vm, "name"), dropped);
+	}
+}
+
 static void show_safe(json_t *st, const char *host)
 {
 	json_t *vm, *s;
@@ -178,6 +196,7 @@ static int show(struct rc *rc)
 		printf("\n");
 		show_images(st);
 		show_staged(st);
+		show_plugs(st);
 		show_safe(st, rc_str(st, "host"));
 		show_safe(st, rc_str(st, "peer"));
 	}

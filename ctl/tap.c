@@ -3,6 +3,8 @@
  */
 #include "ctl/tap.h"
 
+#include "ctl/tap_plug.h"
+
 #include "hv/base/err.h"
 
 #include <errno.h>
@@ -136,7 +138,23 @@ out:
 	return rc;
 }
 
+static int redirect(struct nl_sock *nl, const char *name, int fd, int to, int room,
+		    struct err *err)
+{
+	int rc = tap_plug_redirect(nl, (int)if_nametoindex(name), to, err);
+
+	if (!rc && ioctl(fd, TUNSETSNDBUF, &room) < 0)
+		rc = err_sys(err, -errno, "room for %d bytes of frames", room);
+	return rc ? err_ctx(err, "tap %s", name) : 0;
+}
+
 int tap_open(const char *name, const char *bridge, unsigned mtu, struct err *err)
+{
+	return tap_open_redirected(name, bridge, mtu, 0, 0, err);
+}
+
+int tap_open_redirected(const char *name, const char *bridge, unsigned mtu, int to,
+			int room, struct err *err)
 {
 	struct nl_sock *nl = nl_socket_alloc();
 	int fd = -1, master = 0, rc = 0, r;
@@ -152,6 +170,8 @@ int tap_open(const char *name, const char *bridge, unsigned mtu, struct err *err
 		rc = find_bridge(nl, bridge, &master, err);
 	if (!rc)
 		rc = make_tap(name, &fd, err);
+	if (!rc && to)
+		rc = redirect(nl, name, fd, to, room, err);
 	if (!rc)
 		rc = configure(nl, name, master, mtu, err);
 	if (rc && fd >= 0)

@@ -18,4 +18,9 @@ enum { TAP_NAME_MAX = 15, TAP_HDR_LEN = 12 };
  * thread; blocks for a few netlink round trips with the kernel only. */
 int tap_open(const char *name, const char *bridge, unsigned mtu, struct err *err);
 
+/* The same, but what the guest sends goes to device @to (tap_plug.h) and nowhere else, from before the tap is
+ * up; and it takes frames worth @room bytes of the kernel's memory, until some of them have left. */
+int tap_open_redirected(const char *name, const char *bridge, unsigned mtu, int to,
+			int room, struct err *err);
+
 #endif

@@ -3,6 +3,7 @@
  */
 #include "ctl/vmm.h"
 
+#include "ctl/plugkeeper.h"
 #include "diskrep/diskrep.h"
 #include "hv/base/clock.h"
 #include "hv/base/log.h"
@@ -62,6 +63,34 @@ static int build_disks(struct vmm *m, struct err *err)
 	return 0;
 }
 
+int vmm_start_keeper(struct vmm *m, struct err *err)
+{
+	const struct vmm_setup *s = &m->set;
+	int ifindex[VMM_NETS_MAX];
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < s->nets; i++)
+		if (s->plug[i])
+			ifindex[n++] = s->plug[i];
+	return n ? plugkeeper_start(ifindex, n, s->uid, s->gid, &m->keeper, err) : 0;
+}
+
+/* Served by vhost-net, held by the plug. */
+static int build_plugged(struct vmm *m, unsigned i, struct err *err)
+{
+	struct vmm_setup *s = &m->set;
+	int vhost = s->vhost_fd[i], sniff = s->sniff_fd[i], rc;
+
+	s->vhost_fd[i] = s->sniff_fd[i] = -1;
+	rc = netbuf_add_plugged(m->netbuf, m->net[i], sniff, plugkeeper_kernel(m->keeper),
+				err);
+	if (rc) {
+		close(vhost);
+		return rc;
+	}
+	return vnet_use_vhost(m->net[i], m->vm, vhost, NULL, err);
+}
+
 static int build_nets(struct vmm *m, struct err *err)
 {
 	struct vmm_setup *s = &m->set;
@@ -71,7 +100,8 @@ static int build_nets(struct vmm *m, struct err *err)
 		rc = vnet_create(m->vm, s->net_fd[i], s->mac[i], &m->net[i], err);
 		s->net_fd[i] = -1;
 		if (!rc)
-			rc = netbuf_add_net(m->netbuf, m->net[i], err);
+			rc = s->plug[i] ? build_plugged(m, i, err)
+					: netbuf_add_net(m->netbuf, m->net[i], err);
 		if (rc)
 			return err_ctx(err, "net %u", i);
 	}
@@ -172,7 +202,8 @@ static int build_primary(struct vmm *m, struct err *err)
 		.min_interval_us = s->min_interval_us,
 		.latency_target_us = s->latency_target_us,
 		.overhead_cap = s->overhead_cap,
-		.max_inflight = s->inflight,
+		/* The plug has room for one closed epoch. */
+		.max_inflight = s->plugs ? 1 : s->inflight,
 		.frozen_us = s->suspect_us,
 		.on_state = vmm_on_primary_state,
 		.arg = m,

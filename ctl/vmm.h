@@ -38,6 +38,7 @@ struct mem_part;
 struct mem_standby;
 struct netbuf;
 struct netbuf_standby;
+struct plugkeeper;
 struct standby;
 struct serial;
 struct vconsole;
@@ -61,6 +62,9 @@ struct vmm_setup {
 	int read_only[VMM_DISKS_MAX];
 	int kvm_fd, kernel_fd, initrd_fd, console_fd;
 	int disk_fd[VMM_DISKS_MAX], net_fd[VMM_NETS_MAX];
+	/* Nets that vhost-net serves: the ifb that holds their frames (0: none), and two descriptors. */
+	int plug[VMM_NETS_MAX], vhost_fd[VMM_NETS_MAX], sniff_fd[VMM_NETS_MAX];
+	unsigned plugs;
 };
 
 /* Check @msg and take @nfds descriptors of @fds (all of them, also on failure: the process ends
@@ -87,6 +91,7 @@ struct vmm {
 	struct mach_part *mach;
 	struct mem_part *mem;
 	struct netbuf *netbuf;
+	struct plugkeeper *keeper; /* NULL: no net is plugged */
 	struct diskrep *diskrep;
 	struct mach_standby *s_mach;
 	struct mem_standby *s_mem;
@@ -111,6 +116,9 @@ struct vmm {
 
 /* vmm.c: what is built lasts as long as the process. */
 int vmm_build(struct vmm *m, struct err *err); /* the machine, from m->set */
+/* Before everything else, while this process is alone with itself and has all rights: the keeper of the
+ * plugged nets, if there are any. */
+int vmm_start_keeper(struct vmm *m, struct err *err);
 /* Start the I/O thread. After the sandbox: privileges are given up thread by thread. */
 int vmm_run_io(struct vmm *m, struct err *err);
 void vmm_sync_disks(struct vmm *m); /* a failure is logged */

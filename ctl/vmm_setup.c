@@ -92,6 +92,11 @@ static int parse_devices(json_t *msg, struct vmm_setup *s, struct err *err)
 		if (parse_mac(json_string_value(json_object_get(v, "mac")), s->mac[i]))
 			return err_set(err, -EINVAL,
 				       "setup: nets[%zu]: \"mac\" is not an address", i);
+		s->plug[i] = (int)json_integer_value(json_object_get(v, "plug"));
+		if (s->plug[i] < 0)
+			return err_set(err, -EINVAL,
+				       "setup: nets[%zu]: \"plug\" is no interface", i);
+		s->plugs += s->plug[i] > 0;
 		s->nets++;
 	}
 	json_array_foreach(disks, i, v)
@@ -123,6 +128,12 @@ static int *fd_slot(struct vmm_setup *s, const char *name)
 		return &s->disk_fd[i];
 	if (sscanf(name, "net%u%n", &i, &end) == 1 && !name[end] && i < s->nets)
 		return &s->net_fd[i];
+	if (sscanf(name, "vhost%u%n", &i, &end) == 1 && !name[end] && i < s->nets &&
+	    s->plug[i])
+		return &s->vhost_fd[i];
+	if (sscanf(name, "sniff%u%n", &i, &end) == 1 && !name[end] && i < s->nets &&
+	    s->plug[i])
+		return &s->sniff_fd[i];
 	return NULL;
 }
 
@@ -161,7 +172,8 @@ __attribute__((nonnull(4))) static int take_fds(json_t *msg, const int *fds, int
 			return err_set(err, -EINVAL, "setup: no descriptor for disk%zu",
 				       i);
 	for (i = 0; i < s->nets; i++)
-		if (s->net_fd[i] < 0)
+		if (s->net_fd[i] < 0 ||
+		    (s->plug[i] && (s->vhost_fd[i] < 0 || s->sniff_fd[i] < 0)))
 			return err_set(err, -EINVAL, "setup: no descriptor for net%zu",
 				       i);
 	return 0;
@@ -212,7 +224,7 @@ int vmm_setup_parse(json_t *msg, const int *fds, int nfds, struct vmm_setup *s,
 	for (int i = 0; i < VMM_DISKS_MAX; i++)
 		s->disk_fd[i] = -1;
 	for (int i = 0; i < VMM_NETS_MAX; i++)
-		s->net_fd[i] = -1;
+		s->net_fd[i] = s->vhost_fd[i] = s->sniff_fd[i] = -1;
 	rc = parse_scalars(msg, s, err);
 	rc = rc ? rc : parse_devices(msg, s, err);
 	rc2 = take_fds(msg, fds, nfds, s, rc ? NULL : err);

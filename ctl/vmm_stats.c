@@ -85,17 +85,29 @@ static json_t *of_standby(struct vmm *m)
 	return o;
 }
 
+static json_t *of_plug(const struct plug_counts *c)
+{
+	return json_pack("{s:I,s:I,s:I,s:I,s:I}", "held_bytes", (json_int_t)c->held_bytes,
+			 "held_frames", (json_int_t)c->held_frames, "released_frames",
+			 (json_int_t)c->sent_frames, "dropped_frames",
+			 (json_int_t)c->dropped_frames, "late", (json_int_t)c->late);
+}
+
 static json_t *of_netbuf(struct netbuf *nb)
 {
 	struct netbuf_stats st;
+	json_t *o;
 
 	netbuf_stats(nb, &st);
-	return json_pack("{s:b,s:I,s:I,s:I,s:I,s:I,s:I}", "holding", st.holding,
-			 "held_bytes", (json_int_t)st.held_bytes, "held_frames",
-			 (json_int_t)st.held_frames, "released_bytes",
-			 (json_int_t)st.released_bytes, "released_frames",
-			 (json_int_t)st.released_frames, "dropped_bytes",
-			 (json_int_t)st.dropped_bytes, "refused", (json_int_t)st.refused);
+	o = json_pack("{s:b,s:I,s:I,s:I,s:I,s:I,s:I}", "holding", st.holding,
+		      "held_bytes", (json_int_t)(st.held_bytes + st.plug.held_bytes),
+		      "held_frames", (json_int_t)(st.held_frames + st.plug.held_frames),
+		      "released_bytes", (json_int_t)st.released_bytes, "released_frames",
+		      (json_int_t)st.released_frames, "dropped_bytes",
+		      (json_int_t)st.dropped_bytes, "refused", (json_int_t)st.refused);
+	if (st.plugged)
+		json_object_set_new(o, "plug", of_plug(&st.plug));
+	return o;
 }
 
 static json_t *of_disks(struct diskrep *dr)

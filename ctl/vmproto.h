@@ -12,9 +12,10 @@
  *    "cmdline":s,"interval_us":n,"min_interval_us":n,"latency_target_us":n,"overhead_cap":n,"verify_s":n,
  *    "encoders":n,"inflight":n,"suspect_us":n,"cache":bytes,
  *    "netbuf":bytes,"diskbuf":bytes,"log":"info",
- *    "nets":[{"mac":s}],"disks":[{"serial":s,"read_only":b}],"uid":n,"gid":n,
- *    "fds":["kvm","kernel","initrd"?,"console","disk0",...,"net0",...]}         first,
- * once
+ *    "nets":[{"mac":s,"plug":n?}],"disks":[{"serial":s,"read_only":b}],"uid":n,"gid":n,
+ *    "fds":["kvm","kernel","initrd"?,"console","disk0",...,"net0",...,"vhost0"?,"sniff0"?,...]}
+ *        first, once. "plug": the interface index of the ifb that holds the frames of this net
+ *        (tap_plug.h); such a net has also the descriptors vhost and sniff
  *   {"op":"boot","term":t}       cold start; the term was granted       -> state alone
  *   {"op":"standby","term":t}    be the standby of the primary of @t     -> state empty
  *   {"op":"link","side":"primary"|"standby","term":t,"fds":["link"]}     a connected TCP
@@ -44,7 +45,7 @@
 
 #include <jansson.h>
 
-enum { VMPROTO_FD = 3, VMPROTO_MAX = 64 << 10, VMPROTO_FDS_MAX = 32 };
+enum { VMPROTO_FD = 3, VMPROTO_MAX = 64 << 10, VMPROTO_FDS_MAX = 48 };
 
 /* Exit status of rhea-vm. */
 enum {

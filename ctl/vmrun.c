@@ -9,6 +9,7 @@
 #include "ctl/host.h"
 #include "ctl/link.h"
 #include "ctl/vmproc.h"
+#include "ctl/vmrun_start.h"
 #include "ctl/vmrun_impl.h"
 #include "hv/base/clock.h"
 #include "hv/base/err.h"
@@ -285,6 +286,7 @@ static void on_exited(void *arg, int status)
 		   "rhea-vm ended: %s", how);
 	vmproc_destroy(v->proc);
 	v->proc = NULL;
+	vmrun_clean(v->cfg);
 	v->first_op = NULL;
 	json_decref(v->stats);
 	v->stats = NULL;
@@ -344,7 +346,10 @@ void vmrun_destroy(struct vmrun *v)
 	link_connect_cancel(v->connect);
 	if (v->kept_fd >= 0)
 		(void)close(v->kept_fd); /* nothing that matters was written through it */
-	vmproc_destroy(v->proc);
+	if (v->proc) {
+		vmproc_destroy(v->proc);
+		vmrun_clean(v->cfg);
+	}
 	console_destroy(v->con);
 	if (v->deadline)
 		event_free(v->deadline);

@@ -7,8 +7,10 @@
 #include "ctl/console.h"
 #include "ctl/host.h"
 #include "ctl/tap.h"
+#include "ctl/tap_plug.h"
 #include "ctl/vmproc.h"
 #include "hv/base/err.h"
+#include "hv/base/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -23,6 +25,7 @@
 struct parcel {
 	struct vmproc_start st;
 	char name[VMPROC_FDS_MAX][16];
+	int plug[CONFIG_NETS_MAX]; /* interfaces that hold the nets' frames; 0: none */
 };
 
 /* Takes @fd. */
@@ -73,6 +76,28 @@ static int open_disk(struct parcel *p, const char *name, const struct config_dis
 	return 0;
 }
 
+static int open_plugged(struct parcel *p, const struct config_vm *vm, unsigned i,
+			struct err *err)
+{
+	const struct config_net *n = &vm->nets[i];
+	struct tap_plug plug;
+	char name[16];
+	int rc = tap_plug_open(n->tap, n->bridge, n->mtu, vm->netbuf_limit, &plug, err),
+	    rc2;
+
+	if (rc)
+		return rc;
+	p->plug[i] = plug.ifindex;
+	(void)snprintf(name, sizeof(name), "net%u", i); /* these fit */
+	rc = pack(p, name, plug.tap);
+	(void)snprintf(name, sizeof(name), "vhost%u", i);
+	rc2 = pack(p, name, plug.vhost);
+	rc = rc ? rc : rc2;
+	(void)snprintf(name, sizeof(name), "sniff%u", i);
+	rc2 = pack(p, name, plug.sniff);
+	return rc ? rc : rc2;
+}
+
 static int open_devices(struct parcel *p, const struct config_vm *vm, struct err *err)
 {
 	char name[16];
@@ -83,6 +108,10 @@ static int open_devices(struct parcel *p, const struct config_vm *vm, struct err
 		rc = open_disk(p, name, &vm->disks[i], err);
 	}
 	for (unsigned i = 0; !rc && i < vm->n_nets; i++) {
+		if (vm->nets[i].vhost) {
+			rc = open_plugged(p, vm, i, err);
+			continue;
+		}
 		(void)snprintf(name, sizeof(name), "net%u", i); /* fits */
 		fd = tap_open(vm->nets[i].tap, vm->nets[i].bridge, vm->nets[i].mtu, err);
 		rc = fd < 0 ? fd : pack(p, name, fd);
@@ -121,14 +150,16 @@ static int open_all(struct parcel *p, const struct config_vm *vm, struct console
 	return rc;
 }
 
-static json_t *list_devices(const struct config_vm *vm, json_t **disks_out)
+static json_t *list_devices(const struct config_vm *vm, const struct parcel *p,
+			    json_t **disks_out)
 {
 	json_t *nets = json_array(), *disks = json_array();
 
 	/* A failed append leaves the list short, which rhea-vm refuses. */
 	for (unsigned i = 0; i < vm->n_nets; i++)
 		json_array_append_new(nets,
-				      json_pack("{s:s}", "mac", vm->nets[i].mac_text));
+				      json_pack("{s:s,s:i}", "mac", vm->nets[i].mac_text,
+						"plug", p->plug[i]));
 	for (unsigned i = 0; i < vm->n_disks; i++)
 		json_array_append_new(disks, json_pack("{s:s,s:b}", "serial",
 						       vm->disks[i].serial, "read_only",
@@ -155,7 +186,8 @@ static unsigned suspect_us(const struct config *cfg)
 	return cfg->heartbeat_interval_ms * (cfg->heartbeat_missed - 1) * 1000;
 }
 
-static json_t *setup_message(struct host *h, const struct config_vm *vm)
+static json_t *setup_message(struct host *h, const struct config_vm *vm,
+			     const struct parcel *p)
 {
 	const struct config *cfg = h->cfg;
 	const struct passwd *pw = getpwnam("rhea-vm");
@@ -164,7 +196,7 @@ static json_t *setup_message(struct host *h, const struct config_vm *vm)
 
 	if (hex_key(cfg, psk))
 		return NULL;
-	nets = list_devices(vm, &disks);
+	nets = list_devices(vm, p, &disks);
 	msg = json_pack(
 		"{s:s,s:s,s:s,s:s,s:s,s:s,s:I,s:i,s:s,s:s,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:I,s:I,s:I,s:I,"
 		"s:s,s:o,s:o,s:i,s:i}",
@@ -184,6 +216,15 @@ static json_t *setup_message(struct host *h, const struct config_vm *vm)
 	return msg;
 }
 
+void vmrun_clean(const struct config_vm *vm)
+{
+	struct err err = {0};
+
+	for (unsigned i = 0; i < vm->n_nets; i++)
+		if (vm->nets[i].vhost && tap_plug_remove(vm->nets[i].tap, &err))
+			log_warn("%s: %s", vm->name, err.msg);
+}
+
 int vmrun_start(struct host *h, const struct config_vm *vm, struct console *con,
 		const struct vmproc_ops *ops, void *arg, struct vmproc **p_out,
 		struct err *err)
@@ -198,12 +239,14 @@ int vmrun_start(struct host *h, const struct config_vm *vm, struct console *con,
 	*p_out = NULL;
 	rc = open_all(&p, vm, con, err);
 	if (!rc) {
-		p.st.setup = setup_message(h, vm);
+		p.st.setup = setup_message(h, vm, &p);
 		rc = p.st.setup ? vmproc_spawn(h->loop, &p.st, ops, arg, p_out, err)
 				: err_set(err, -ENOMEM, "set up rhea-vm: out of memory");
 	}
 	json_decref(p.st.setup);
 	unpack(&p);
+	if (rc)
+		vmrun_clean(vm);
 	if (rc)
 		(void)console_source(con, -1,
 				     NULL); /* nobody is at its other end: cannot fail */

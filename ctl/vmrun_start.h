@@ -16,5 +16,7 @@ struct vmproc_ops;
 int vmrun_start(struct host *h, const struct config_vm *vm, struct console *con,
 		const struct vmproc_ops *ops, void *arg, struct vmproc **p_out,
 		struct err *err);
+/* After its rhea-vm is gone: remove what does not vanish by itself, and with it the output that was held. */
+void vmrun_clean(const struct config_vm *vm);
 
 #endif

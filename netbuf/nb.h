@@ -24,6 +24,7 @@
 
 #include "netbuf/learn.h"
 #include "netbuf/netbuf.h"
+#include "netbuf/plug.h"
 #include "netbuf/queue.h"
 
 #include <event2/util.h>
@@ -48,7 +49,8 @@ struct nb_port {
 	struct netbuf *nb;
 	const struct nb_port_ops *ops;
 	void *self;
-	int fd; /* consoles */
+	int fd; /* consoles'; a plugged card's packet socket, owned then */
+	struct event *sniff, *rest; /* of a plugged card (sniff.c) */
 	uint32_t index;
 	int net;     /* frames, and not a stream of bytes */
 	int stopped; /* was refused and waits for resume; under lock */
@@ -67,6 +69,7 @@ struct netbuf {
 	uint32_t ports;
 	struct epoch_trigger trigger;
 
+	struct nb_plug plug; /* locks for itself, after @lock if at all */
 	struct nb_table table;
 	uint64_t
 		table_sent; /* version in the last snapshot; UINT64_MAX: none for this peer */
@@ -99,6 +102,10 @@ void nb_release_all(struct netbuf *nb);
 void nb_drop_all(struct netbuf *nb);
 /* Let the I/O thread look: resume ports, begin announcing. */
 void nb_wake(struct netbuf *nb);
+/* Takes @fd. Before the loop runs. */
+int nb_sniff_start(struct nb_port *p, int fd, struct err *err);
+void nb_sniff_again(struct netbuf *nb); /* I/O thread */
+void nb_sniff_stop(struct nb_port *p);
 /* I/O thread, under the guard. */
 void nb_announce_begin(struct netbuf *nb);
 void nb_announce_timer(evutil_socket_t fd, short what, void *arg);

@@ -45,6 +45,7 @@ static void on_wake(evutil_socket_t fd, short what, void *arg)
 	}
 	loop_enter(nb->loop);
 	resume_ports(nb);
+	nb_sniff_again(nb);
 	pthread_mutex_lock(&nb->lock);
 	announce = nb->announce;
 	nb->announce = 0;
@@ -88,6 +89,7 @@ int netbuf_create(size_t limit_bytes, struct loop *loop, int hold,
 		return err_set(err, -ENOMEM, "output buffer: out of memory");
 	pthread_mutex_init(&nb->out, NULL);
 	pthread_mutex_init(&nb->lock, NULL);
+	nb_plug_init(&nb->plug);
 	nb->limit = limit_bytes;
 	nb->loop = loop;
 	nb->holding = hold;
@@ -118,10 +120,13 @@ void netbuf_destroy(struct netbuf *nb)
 		event_free(nb->wake);
 	if (nb->timer)
 		event_free(nb->timer);
+	for (uint32_t i = 0; i < nb->ports; i++)
+		nb_sniff_stop(&nb->port[i]);
 	if (nb->wake_fd >= 0)
 		close(nb->wake_fd);
 	nb_snaps_free(nb);
 	nbq_fini(&nb->q);
+	nb_plug_fini(&nb->plug);
 	pthread_mutex_destroy(&nb->lock);
 	pthread_mutex_destroy(&nb->out);
 	free(nb);
@@ -318,4 +323,6 @@ void netbuf_stats(struct netbuf *nb, struct netbuf_stats *out)
 	out->held_frames = nb->q.entries;
 	out->holding = nb->holding;
 	pthread_mutex_unlock(&nb->lock);
+	out->plugged = nb->plug.kernel != NULL;
+	nb_plug_counts(&nb->plug, &out->plug);
 }

@@ -7,7 +7,8 @@
  * capture after sync_begin turns holding on, before the guest resumes; only alone() turns it off.
  * A full buffer refuses frames (-EAGAIN, the device's queue stops) and asks for an early epoch;
  * it never drops and never leaks. The addresses that the guest speaks from are learned and travel
- * with the checkpoint, for the announcements after a failover.
+ * with the checkpoint, for the announcements after a failover. Frames that never come here are held
+ * by the kernel, at the same points in time (plug.h).
  */
 #ifndef NETBUF_NETBUF_H
 #define NETBUF_NETBUF_H
@@ -16,6 +17,7 @@
 #include <stdint.h>
 
 #include "hv/devices.h"
+#include "netbuf/plug.h"
 #include "remus/participant.h"
 
 struct err;
@@ -27,6 +29,8 @@ struct netbuf_stats {
 	uint64_t held_bytes, held_frames, released_bytes, released_frames, dropped_bytes;
 	uint64_t refused; /* times a device was told to wait */
 	int holding;
+	int plugged; /* there are cards whose frames the kernel holds, and this is what it has: */
+	struct plug_counts plug;
 };
 
 /* @limit_bytes: held at most, over all epochs. @trigger: asked when half is full, and when output
@@ -48,6 +52,13 @@ int netbuf_add_net(struct netbuf *nb, struct vnet *dev, struct err *err);
  * it does not take is dropped: a console nobody reads must not stop the VM). It cannot be
  * refused, so 1 MiB above the limit console bytes are dropped and counted. */
 int netbuf_add_console(struct netbuf *nb, int fd, struct con_out *out, struct err *err);
+
+/* A card that vhost-net serves (vnet_use_vhost): its frames are held by @kernel's queue (plug.h;
+ * borrowed, one for the whole netbuf), and @sniff_fd (taken) is a packet socket that sees them pass. What
+ * this process itself says for the card goes the way of netbuf_add_net(), and then through the
+ * kernel's queue: so two epochs later at most. The engine must have no more than one epoch in flight. */
+int netbuf_add_plugged(struct netbuf *nb, struct vnet *dev, int sniff_fd,
+		       const struct plug_kernel *kernel, struct err *err);
 
 struct part netbuf_part(struct netbuf *nb);
 void netbuf_stats(struct netbuf *nb, struct netbuf_stats *out); /* any thread */

@@ -85,8 +85,18 @@ static int nb_capture(void *self, uint64_t epoch, struct err *err)
 	nb->said = 0;
 	rc = snap_take(nb, epoch);
 	pthread_mutex_unlock(&nb->lock);
-	return rc ? err_set(err, rc, "output buffer: no memory for the address table")
-		  : 0;
+	if (rc)
+		return err_set(err, rc, "output buffer: no memory for the address table");
+	return nb_plug_capture(&nb->plug, epoch, err);
+}
+
+/* The next epoch's first frame is to be seen. */
+static void nb_resume(void *self)
+{
+	struct netbuf *nb = self;
+
+	if (nb->plug.kernel)
+		nb_wake(nb);
 }
 
 static struct nb_snap *snap_get(struct netbuf *nb, uint64_t epoch)
@@ -129,6 +139,8 @@ static void nb_committed(void *self, uint64_t epoch)
 			(unsigned long long)epoch);
 		return;
 	}
+	/* First the kernel's, which is one call; a full tap may keep the other up. */
+	nb_plug_committed(&nb->plug, epoch, nb->stale_ns);
 	nb_release(nb, epoch);
 }
 
@@ -145,12 +157,18 @@ static void nb_unlinked(void *self)
 
 static void nb_alone(void *self)
 {
-	nb_release_all(self);
+	struct netbuf *nb = self;
+
+	nb_plug_alone(&nb->plug);
+	nb_release_all(nb);
 }
 
 static void nb_teardown(void *self)
 {
-	nb_drop_all(self);
+	struct netbuf *nb = self;
+
+	nb_plug_drop(&nb->plug);
+	nb_drop_all(nb);
 }
 
 static const struct part_ops part_ops = {
@@ -162,7 +180,7 @@ static const struct part_ops part_ops = {
 	.ahead = part_no_ahead,
 	.pause = part_no_pause,
 	.capture = nb_capture,
-	.resume = part_no_resume,
+	.resume = nb_resume,
 	.send = nb_send,
 	.committed = nb_committed,
 	.peer_record = part_no_peer_record,

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 static void wait_fd(int fd, int ms)
 {
@@ -69,15 +70,35 @@ static const struct nb_port_ops console_ops = {
 	.resume = console_resume,
 };
 
+static int add_net(struct netbuf *nb, struct vnet *dev, struct nb_port **p_out,
+		   struct err *err)
+{
+	if (nb_add_port(nb, &tap_ops, dev, 1, p_out))
+		return err_set(err, -ENOSPC, "output buffer: more than %d devices",
+			       NB_PORTS_MAX);
+	vnet_set_out(dev, &(struct net_out){.frame = nb_guest_frame, .self = *p_out});
+	return 0;
+}
+
 int netbuf_add_net(struct netbuf *nb, struct vnet *dev, struct err *err)
 {
 	struct nb_port *p;
 
-	if (nb_add_port(nb, &tap_ops, dev, 1, &p))
-		return err_set(err, -ENOSPC, "output buffer: more than %d devices",
-			       NB_PORTS_MAX);
-	vnet_set_out(dev, &(struct net_out){.frame = nb_guest_frame, .self = p});
-	return 0;
+	return add_net(nb, dev, &p, err);
+}
+
+int netbuf_add_plugged(struct netbuf *nb, struct vnet *dev, int sniff_fd,
+		       const struct plug_kernel *kernel, struct err *err)
+{
+	struct nb_port *p;
+	int rc = add_net(nb, dev, &p, err);
+
+	if (rc) {
+		close(sniff_fd);
+		return rc;
+	}
+	nb->plug.kernel = kernel;
+	return nb_sniff_start(p, sniff_fd, err);
 }
 
 int netbuf_add_console(struct netbuf *nb, int fd, struct con_out *out, struct err *err)

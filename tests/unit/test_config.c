@@ -130,6 +130,12 @@ static void test_good_vm(void)
 	CU_ASSERT_STRING_EQUAL(v->nets[0].mac_text, "52:54:00:ab:cd:01");
 	CU_ASSERT_EQUAL(v->nets[0].mac[3], 0xab);
 	CU_ASSERT_EQUAL(v->nets[0].mtu, 9000);
+	CU_ASSERT_EQUAL(v->nets[0].vhost, 0);
+	config_free(c);
+	CU_ASSERT_FATAL(parse(19,
+			      "   mac = \"52:54:00:AB:cd:01\"; vhost = true; } ); } );",
+			      "a", &c, &err) == 0);
+	CU_ASSERT_EQUAL(c->vms[0].nets[0].vhost, 1);
 	config_free(c);
 	CU_ASSERT_FATAL(parse(0, NULL, "b", &c, &err) == 0);
 	CU_ASSERT_STRING_EQUAL(c->vms[0].kernel, "/k/b");
@@ -300,6 +306,9 @@ static void test_devices(void)
 	       "rhea.conf:18: vms[0].nets[0].tap: \"a/b\" is no interface name");
 	expect(18, "  nets = ( { tap = \"sixteen-letters-\";",
 	       "rhea.conf:18: vms[0].nets[0].tap: has 16 characters; at most 15 fit");
+	expect(18, "  nets = ( { vhost = true; tap = \"thirteen-long\";",
+	       "rhea.conf:18: vms[0].nets[0].tap: \"thirteen-long\": with vhost a tap's name has at "
+	       "most 12 characters");
 	expect(18, "  nets = ( { tap = \"\";",
 	       "rhea.conf:18: vms[0].nets[0].tap: is empty; name a tap device");
 	expect(17, "   { path = \"/d/x\"; serial = \"root\"; } );",
