@@ -42,10 +42,12 @@ bins     := $(patsubst %,$(B)/%,$(foreach p,$(programs),$(if $(wildcard ctl/$(p)
 # replication/NAME/*.c is the module rhea-tp-NAME.so, built where pkg-config knows its libraries.
 # It carries its own copy of the few files of the base that it uses, and nothing else of ours.
 mod_pkgs_rdma := libibverbs librdmacm
+mod_pkgs_dpdk := libdpdk libxxhash
+mod_more_dpdk := $(wildcard replication/lane*.c)
 mod_base := hv/base/err.c
 modules  := $(foreach m,$(notdir $(patsubst %/,%,$(wildcard replication/*/))),$(if \
             $(shell pkg-config --exists $(mod_pkgs_$(m)) 2>/dev/null && echo y),$(m)))
-mod_src   = $(wildcard replication/$(1)/*.c)
+mod_src   = $(wildcard replication/$(1)/*.c) $(mod_more_$(1))
 mod_bin  := $(modules:%=$(B)/rhea-tp-%.so)
 
 unit_src  := $(wildcard tests/unit/test_*.c)

@@ -2,8 +2,8 @@
  * lane - a reliable, ordered stream of bytes over Ethernet frames of its own type.
  *
  * Theory of operation. The stream is cut into numbered frames, not bytes: a frame is
- * filled once and sent as often as it takes. The ends know each other's ids and addresses before the
- * first frame (they cross over a connection that has proven who is who), so a lane never
+ * filled once and sent as often as it takes. The ends know each other's ids and addresses
+ * before the first frame (they cross over a connection that has proven who is who), so a lane never
  * takes a word from anybody else by accident, and the handshake only finds out whether
  * the wire works, in both directions, and for frames of which length. A lane ends by CLOSE, which
  * says where the stream ends and is outside of it, so that it needs no room at the peer.
@@ -25,8 +25,8 @@ static_assert(sizeof(state_names) / sizeof(state_names[0]) == LANE_ST_DONE + 1,
 
 /* Bit n: may go to state n. */
 static const uint8_t moves[] = {
-	[LANE_ST_CALLING] = 1 << LANE_ST_PROBING | 1 << LANE_ST_CLOSING |
-			    1 << LANE_ST_DONE,
+	[LANE_ST_CALLING] =
+		1 << LANE_ST_PROBING | 1 << LANE_ST_CLOSING | 1 << LANE_ST_DONE,
 	[LANE_ST_PROBING] = 1 << LANE_ST_READY | 1 << LANE_ST_CLOSING | 1 << LANE_ST_DONE,
 	[LANE_ST_READY] = 1 << LANE_ST_OPEN | 1 << LANE_ST_CLOSING | 1 << LANE_ST_DONE,
 	[LANE_ST_OPEN] = 1 << LANE_ST_CLOSING | 1 << LANE_ST_DONE,

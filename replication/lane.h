@@ -46,9 +46,9 @@ struct lane_ops {
 struct lane_cfg {
 	uint64_t own_id, peer_id; /* the streams begin with the low halves as numbers */
 	uint8_t own_mac[6], peer_mac[6];
-	unsigned mtu;		    /* longest Ethernet payload to try */
+	unsigned mtu;		     /* longest Ethernet payload to try */
 	unsigned tx_slots, rx_slots; /* frames kept in each direction; rounded up */
-	unsigned dead_ms;	    /* silence that means that the peer is gone */
+	unsigned dead_ms;	     /* silence that means that the peer is gone */
 };
 
 struct lane_stats {

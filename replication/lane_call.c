@@ -65,8 +65,9 @@ static void step(struct lane *l, uint64_t now)
 		lane_set_state(l, LANE_ST_OPEN);
 }
 
-/* HELLO carries in `ack` the number of the last one heard, for the round trip. An answer that waited
- * for its sender's timer makes it look longer than it is: samples of frames correct that. */
+/* HELLO carries in `ack` the number of the last one heard, for the round trip. An
+ * answer that waited for its sender's timer makes it look longer than it is: samples
+ * of frames correct that. */
 static void take_echo(struct lane *l, const struct lane_msg *m, uint64_t now)
 {
 	uint32_t age = l->hello_seq - m->ack;
@@ -146,7 +147,8 @@ uint64_t lane_call_run(struct lane *l, uint64_t now)
 	if (now >= l->hello_at) {
 		say_hello(l, now);
 		l->hello_gap = l->hello_gap ? 2 * l->hello_gap : hello_first;
-		l->hello_gap = l->hello_gap < hello_slowest ? l->hello_gap : hello_slowest;
+		l->hello_gap =
+			l->hello_gap < hello_slowest ? l->hello_gap : hello_slowest;
 		l->hello_at = now + l->hello_gap;
 	}
 	next = l->hello_at;

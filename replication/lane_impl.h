@@ -15,7 +15,13 @@ enum {
 	LANE_HELLOS = 8,       /* whose times are remembered */
 };
 
-enum lane_seg_state { LANE_SEG_FREE, LANE_SEG_QUEUED, LANE_SEG_FLIGHT, LANE_SEG_SACKED, LANE_SEG_LOST };
+enum lane_seg_state {
+	LANE_SEG_FREE,
+	LANE_SEG_QUEUED,
+	LANE_SEG_FLIGHT,
+	LANE_SEG_SACKED,
+	LANE_SEG_LOST
+};
 
 /* A frame of the stream on the sending side; its slot is its number modulo the slots. */
 struct lane_seg {
@@ -33,12 +39,14 @@ struct lane_list {
 
 struct lane_tx {
 	struct lane_seg *seg;
-	uint32_t slots;		       /* a power of two */
-	uint32_t una, next, end;       /* acknowledged below una, sent below next, queued below end */
-	uint32_t edge;		       /* the peer takes what is below */
+	uint32_t slots; /* a power of two */
+	uint32_t una, next,
+		end;   /* acknowledged below una, sent below next, queued below end */
+	uint32_t edge; /* the peer takes what is below */
 	struct lane_list flight, lost; /* in the order of sending; of loss */
 	unsigned in_flight;
-	uint64_t sent_ns, progress_ns; /* last frame out; last time something was acknowledged */
+	uint64_t sent_ns,
+		progress_ns; /* last frame out; last time something was acknowledged */
 	/* RACK (RFC 8985): the latest sent frame that is known to have arrived */
 	uint64_t rack_sent_ns, rack_rtt, rack_at;
 	uint32_t rack_seq, peer_duplicates;
@@ -57,7 +65,7 @@ struct lane_pace {
 	uint32_t round_end;
 	unsigned round_lost, round_acked;
 	unsigned calm; /* rounds without a frame that came twice */
-	int limited; /* the window held something back in this round */
+	int limited;   /* the window held something back in this round */
 };
 
 struct lane_rseg {
@@ -70,9 +78,10 @@ struct lane_rx {
 	struct lane_rseg *seg;
 	uint64_t *have; /* a bit for each slot that holds a frame */
 	uint32_t slots;
-	uint32_t read, next, top; /* taken below read, in order below next, none from top on */
-	uint32_t turn;		  /* where the next ACK's ranges begin */
-	uint32_t told;		  /* the edge that the peer has heard of */
+	uint32_t read, next,
+		top;   /* taken below read, in order below next, none from top on */
+	uint32_t turn; /* where the next ACK's ranges begin */
+	uint32_t told; /* the edge that the peer has heard of */
 	uint32_t duplicates;
 	unsigned unacked;
 	uint64_t ack_at;
@@ -137,11 +146,11 @@ uint64_t lane_tx_run(struct lane *l, uint64_t now);
 /* lane_pace.c */
 void lane_pace_init(struct lane *l);
 void lane_pace_rtt(struct lane *l, uint64_t sample);
-uint64_t lane_pace_timeout(const struct lane *l);  /* retransmission, ns */
-uint64_t lane_pace_probe(const struct lane *l);    /* tail loss probe, ns */
-int lane_pace_may(struct lane *l, uint64_t now);   /* may one frame go now? */
+uint64_t lane_pace_timeout(const struct lane *l); /* retransmission, ns */
+uint64_t lane_pace_probe(const struct lane *l);	  /* tail loss probe, ns */
+int lane_pace_may(struct lane *l, uint64_t now);  /* may one frame go now? */
 void lane_pace_sent(struct lane *l, uint64_t now);
-void lane_pace_acked(struct lane *l, unsigned n);  /* after tx.una moved */
+void lane_pace_acked(struct lane *l, unsigned n); /* after tx.una moved */
 void lane_pace_lost(struct lane *l, unsigned n);
 void lane_pace_found(struct lane *l, unsigned n); /* they were not lost after all */
 void lane_pace_timed_out(struct lane *l);

@@ -3,7 +3,8 @@
  *
  * The wire is the pair's own, so a single lost frame says little: noise, or a ring that
  * overflowed for a moment. The window gives way when more than LOSS_PERCENT of a round
- * were lost, and grows while it is what holds the sender back.
+ * were lost, and grows while it is what holds the sender back and frames do not wait in queues
+ * for longer than they travel: more would only fill those, and cool the caches.
  */
 #include "replication/lane_impl.h"
 
@@ -19,7 +20,9 @@ enum {
 
 static const uint64_t timeout_min = 20 * LANE_MS, timeout_max = 2000 * LANE_MS,
 		      timeout_first = 200 * LANE_MS, probe_slack = 2 * LANE_MS,
-		      burst_ns = 300000; /* as long as the port's thread may nap, and more */
+		      queue_ns = LANE_MS,
+		      burst_ns =
+			      300000; /* as long as the port's thread may nap, and more */
 
 void lane_pace_init(struct lane *l)
 {
@@ -104,7 +107,7 @@ static void end_of_round(struct lane_pace *p)
 		p->window = p->window * 7 / 10;
 		p->window = p->window > WINDOW_MIN ? p->window : WINDOW_MIN;
 		p->threshold = p->window;
-	} else if (p->limited) {
+	} else if (p->limited && p->srtt < 2 * p->min_rtt + queue_ns) {
 		grown = p->window < p->threshold ? p->window : p->window / 8 + 1;
 		p->window += grown;
 	}

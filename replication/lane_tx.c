@@ -145,8 +145,8 @@ static void arrived(struct lane *l, struct lane_seg *s, struct news *news, uint6
 	}
 }
 
-/* RFC 8985, section 6.2, step 5. The list is in the order of sending, so the first frame that is not
- * late ends it. */
+/* RFC 8985, section 6.2, step 5. The list is in the order of sending, so the first
+ * frame that is not late ends it. */
 static void find_losses(struct lane *l, uint64_t now)
 {
 	struct lane_tx *t = &l->tx;

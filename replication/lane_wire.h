@@ -94,7 +94,7 @@ struct lane_msg {
 	uint64_t id;
 	uint32_t seq, ack, edge;
 	const uint8_t *body;
-	struct lane_hello hello;			/* of a HELLO */
+	struct lane_hello hello;		   /* of a HELLO */
 	struct lane_range ranges[LANE_RANGES_MAX]; /* of an ACK */
 	unsigned n_ranges;
 };

@@ -10,11 +10,11 @@ build=(gcc clang make pkg-config
 	libevent-dev liblz4-dev libxxhash-dev libssl-dev libconfig-dev libjansson-dev liburing-dev
 	libnl-3-dev libnl-route-3-dev libseccomp-dev libcap-ng-dev libsystemd-dev
 	libcurl4-openssl-dev libsqlite3-dev libcunit1-dev
-	libibverbs-dev librdmacm-dev)
+	libibverbs-dev librdmacm-dev libdpdk-dev)
 lint=(clang-format clang-tidy cppcheck shellcheck git)
 lab=(qemu-system-x86 busybox-static cpio kmod zstd socat iproute2 iputils-ping util-linux
 	etcd-server redis-tools mmdebstrap debian-archive-keyring e2fsprogs xz-utils gnuplot-nox jq
-	tcpdump curl rdma-core ibverbs-providers perftest)
+	tcpdump curl rdma-core ibverbs-providers perftest dpdk nftables)
 
 missing_packages() {
 	local have p

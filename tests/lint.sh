@@ -18,7 +18,7 @@ run() {
 }
 
 packages=(libevent libevent_pthreads liblz4 libxxhash openssl libconfig jansson liburing
-	libnl-route-3.0 libseccomp libcap-ng libsystemd libcurl sqlite3)
+	libnl-route-3.0 libseccomp libcap-ng libsystemd libcurl sqlite3 libdpdk)
 mapfile -t c < <(git ls-files '*.c' | grep -v '^tests/guest/')
 mapfile -t all < <(git ls-files '*.c' '*.h')
 mapfile -t scripts < <(git ls-files '*.sh' .ci/run)

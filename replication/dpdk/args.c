@@ -17,7 +17,14 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MTU = 1500, WINDOW_MIB = 64, WINDOW_MAX_MIB = 1024, ROOM_MIN = 2048, CORE_MAX = 1023 };
+enum {
+	MTU = 1500,
+	WINDOW_MIB = 64,
+	WINDOW_MAX_MIB = 1024,
+	ROOM_MIN = 2048,
+	CORE_MAX = 1023,
+	ROOM_JUMBO = 4096
+};
 
 static int number(const char *word, size_t name, unsigned min, unsigned max,
 		  unsigned *out, struct err *err)
@@ -36,7 +43,7 @@ static int number(const char *word, size_t name, unsigned min, unsigned max,
 
 static int our_word(struct port_args *a, const char *w, struct err *err)
 {
-	unsigned core;
+	unsigned core = 0;
 	int rc;
 
 	if (!strncmp(w, "mtu=", 4))
@@ -52,8 +59,10 @@ static int our_word(struct port_args *a, const char *w, struct err *err)
 		memcpy(a->name, w + 5, strlen(w + 5) + 1);
 		return 0;
 	}
-	return err_set(err, -EINVAL, "dpdk: %s: neither DPDK's (--...) nor "
-		       "port=, mtu=, window= or core=", w);
+	return err_set(err, -EINVAL,
+		       "dpdk: %s: neither DPDK's (--...) nor "
+		       "port=, mtu=, window= or core=",
+		       w);
 }
 
 /* net_af_packet wants buffers as long as the frames of its ring, used or not. */
@@ -62,6 +71,17 @@ static unsigned ring_frame(const char *w)
 	const char *p = strstr(w, "framesz=");
 
 	return p ? (unsigned)strtoul(p + 8, NULL, 10) : 0;
+}
+
+static void remember_iface(struct port_args *a, const char *w)
+{
+	const char *p = strstr(w, ",iface=");
+	size_t n = p ? strcspn(p + 7, ",") : 0;
+
+	if (n && n < sizeof(a->iface)) {
+		memcpy(a->iface, p + 7, n);
+		a->iface[n] = 0;
+	}
 }
 
 static int add_eal(struct port_args *a, char *w, struct err *err)
@@ -87,7 +107,8 @@ static int have_huge_pages(void)
 
 		if (e->d_name[0] == '.')
 			continue;
-		(void)snprintf(path, sizeof(path), "%s/%s/free_hugepages", dir, e->d_name);
+		(void)snprintf(path, sizeof(path), "%s/%s/free_hugepages", dir,
+			       e->d_name);
 		f = fopen(path, "re");
 		found = f && fscanf(f, "%ld", &n) == 1 && n > 0;
 		if (f)
@@ -98,36 +119,52 @@ static int have_huge_pages(void)
 	return found;
 }
 
+unsigned port_ring(const struct port_args *a)
+{
+	return a->frame_room > ROOM_JUMBO ? PORT_RING_JUMBO : PORT_RING;
+}
+
+unsigned port_margin(const struct port_args *a)
+{
+	return 4 * port_ring(a) + 4 * PORT_CACHE;
+}
+
 /* What DPDK must know of how we use it: one thread, nothing shared, no files left. */
 static int add_ours(struct port_args *a, struct err *err)
 {
-	static char program[] = "rhea", memory[] = "--in-memory", quiet[] = "--no-telemetry",
-		    small[] = "--no-huge", alone[] = "--no-shconf", level[] = "--log-level=error", no_pci[] = "--no-pci",
+	static char program[] = "rhea", memory[] = "--in-memory",
+		    quiet[] = "--no-telemetry", small[] = "--no-huge",
+		    alone[] = "--no-shconf", level[] = "--log-level=error",
+		    virtual[] = "--iova-mode=va", no_pci[] = "--no-pci",
 		    lcores[] = "--lcores";
 	static char set[64], mib[16], m[] = "-m";
 	int vdev = 0, allow = 0, rc = 0;
 
 	for (int i = 1; i < a->n_eal; i++) {
 		vdev |= !strncmp(a->eal[i], "--vdev", 6);
-		allow |= !strncmp(a->eal[i], "--allow", 7) || !strncmp(a->eal[i], "-a", 2);
+		allow |=
+			!strncmp(a->eal[i], "--allow", 7) || !strncmp(a->eal[i], "-a", 2);
 	}
 	a->eal[0] = program;
 	/* One logical core, on a processor of the config's or on all. */
 	if (a->core >= 0)
 		(void)snprintf(set, sizeof(set), "0@%d", a->core);
 	else
-		(void)snprintf(set, sizeof(set), "0@(0-%ld)", sysconf(_SC_NPROCESSORS_CONF) - 1);
+		(void)snprintf(set, sizeof(set), "0@(0-%ld)",
+			       sysconf(_SC_NPROCESSORS_CONF) - 1);
 	if ((rc = add_eal(a, lcores, err)) || (rc = add_eal(a, set, err)) ||
-	    (rc = add_eal(a, quiet, err)) ||
-	    (rc = add_eal(a, level, err)))
+	    (rc = add_eal(a, quiet, err)) || (rc = add_eal(a, level, err)))
 		return rc;
-	if (vdev && !allow && (rc = add_eal(a, no_pci, err)))
+	/* No bus address is needed of what only the kernel touches. */
+	if (vdev && !allow &&
+	    ((rc = add_eal(a, no_pci, err)) || (rc = add_eal(a, virtual, err))))
 		return rc;
 	if (a->huge)
 		return add_eal(a, memory, err);
 	/* Without huge pages all memory is taken at once: two windows and the margin. */
 	(void)snprintf(mib, sizeof(mib), "%u",
-		       a->window_mib * 4 + PORT_MARGIN * (a->frame_room >> 10) / 1024 + 64);
+		       a->window_mib * 4 +
+			       port_margin(a) * (a->frame_room / 512 + 1) / 2048 + 64);
 	if ((rc = add_eal(a, small, err)) || (rc = add_eal(a, alone, err)) ||
 	    (rc = add_eal(a, m, err)))
 		return rc;
@@ -150,6 +187,7 @@ int port_args_parse(struct port_args *a, const char *args, struct err *err)
 		unsigned ring = ring_frame(w);
 
 		a->frame_room = ring > a->frame_room ? ring : a->frame_room;
+		remember_iface(a, w);
 		rc = w[0] == '-' ? add_eal(a, w, err) : our_word(a, w, err);
 	}
 	if (rc)

@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HANDFUL = 32, BLOB_MAGIC = 0x4e4c4152, BLOB_VERSION = 1 };
+enum { HANDFUL = 64, BLOB_MAGIC = 0x4e4c4152, BLOB_VERSION = 1 };
 
 /* How one end describes itself. */
 struct blob {
@@ -119,7 +119,8 @@ static int grab(struct dpdk_tp *t)
 		rc = lane_send_error(t->end->lane);
 		if (rc)
 			return rc;
-		t->n_empty = port_grab(t->port, t->empty, room < HANDFUL ? room : HANDFUL);
+		t->n_empty =
+			port_grab(t->port, t->empty, room < HANDFUL ? room : HANDFUL);
 		if (t->n_empty)
 			return 0;
 		/* Room, but no frame: another link of this port has them. */
@@ -218,7 +219,8 @@ static int take(struct dpdk_tp *t)
 	if (!may_read(t->end))
 		port_poll(p);
 	while (!rc && !may_read(t->end)) {
-		(void)port_wait(p, t->end, PORT_READ, may_read, in_ms(1000)); /* for ever */
+		(void)port_wait(p, t->end, PORT_READ, may_read,
+				in_ms(1000)); /* for ever */
 		rc = atomic_load(&t->down) ? -ESHUTDOWN : 0;
 	}
 	if (!rc && atomic_load(&t->down))
@@ -364,7 +366,8 @@ static void end_discard(struct tp_end *end)
 	free(end);
 }
 
-static int read_blob(const uint8_t *blob, size_t len, struct lane_cfg *cfg, struct err *err)
+static int read_blob(const uint8_t *blob, size_t len, struct lane_cfg *cfg,
+		     struct err *err)
 {
 	struct blob b;
 
@@ -374,8 +377,10 @@ static int read_blob(const uint8_t *blob, size_t len, struct lane_cfg *cfg, stru
 	if (le32_get(b.magic) != BLOB_MAGIC)
 		return err_set(err, -EPROTO, "dpdk: the peer describes no DPDK port");
 	if (le16_get(b.version) != BLOB_VERSION)
-		return err_set(err, -EPROTO, "dpdk: the peer's description has version %u, "
-			       "this is %d", le16_get(b.version), BLOB_VERSION);
+		return err_set(err, -EPROTO,
+			       "dpdk: the peer's description has version %u, "
+			       "this is %d",
+			       le16_get(b.version), BLOB_VERSION);
 	*cfg = (struct lane_cfg){
 		.peer_id = le64_get(b.id),
 		.mtu = le16_get(b.mtu),
@@ -421,20 +426,19 @@ static int end_connect(struct tp_end *end, const uint8_t *blob, size_t len,
 		rc = start(end, &cfg, timeout_ms, err);
 	if (rc) {
 		port_leave(end->port, end->end);
+		port_unlock(end->port);
+		free(end);
 		free(t);
-		t = NULL;
-	} else {
-		*t = (struct dpdk_tp){
-			.tp = {.ops = &dpdk_ops, .send_timeout_ms = TP_SEND_TIMEOUT_MS},
-			.port = end->port,
-			.end = end->end,
-			.segment = lane_segment(end->end->lane),
-		};
+		return rc;
 	}
+	*t = (struct dpdk_tp){
+		.tp = {.ops = &dpdk_ops, .send_timeout_ms = TP_SEND_TIMEOUT_MS},
+		.port = end->port,
+		.end = end->end,
+		.segment = lane_segment(end->end->lane),
+	};
 	port_unlock(end->port);
 	free(end);
-	if (rc)
-		return rc;
 	*tp_out = &t->tp;
 	return 0;
 }

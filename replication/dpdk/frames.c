@@ -2,8 +2,8 @@
  * frames - what a lane sees of the port: frames are DPDK's buffers.
  *
  * Stream bytes are put into a buffer once and go to the driver from there: as long as
- * the lane may need them again it holds a reference beside the driver's. `hash.usr` of a buffer tells
- * what it counts as. All of this under the port's lock.
+ * the lane may need them again it holds a reference beside the driver's. `hash.usr` of a
+ * buffer tells what it counts as. All of this under the port's lock.
  */
 #include "replication/dpdk/port_impl.h"
 
@@ -99,7 +99,8 @@ void port_flush(struct port *p)
 	unsigned done = 0, n;
 
 	while (done < p->n_out) {
-		n = rte_eth_tx_burst(p->id, 0, p->out + done, (uint16_t)(p->n_out - done));
+		n = rte_eth_tx_burst(p->id, 0, p->out + done,
+				     (uint16_t)(p->n_out - done));
 		done += n;
 		if (!n)
 			break;

@@ -3,8 +3,8 @@
  *
  * System calls of all threads that poll, after port_open() has returned: futex, clock_nanosleep,
  * sched_yield, clock_gettime, exit; madvise and munmap when the port's thread ends. The drivers add
- *   net_af_packet       sendto, poll, ioctl (SIOCGIFFLAGS)
- *   net_af_xdp          sendto, recvfrom, poll, getsockopt; socket + ioctl + close for the link's state
+ *   net_af_packet       sendto, poll; ioctl (SIOCGIFFLAGS) on a socket that is open already
+ *   net_af_xdp          sendto, recvfrom, poll; ioctl the same
  *   with uio or vfio    none (registers and rings are mapped); DPDK's interrupt thread, which is
  *                       there from the start, calls epoll_wait, read and write
  * Capabilities are needed by none of it.
@@ -62,12 +62,9 @@ int port_is_up(const struct port *p)
 
 static void wake(struct port_end *e)
 {
-	if (!e->lane)
-		return;
-	if ((e->reader && (lane_readable(e->lane) || lane_end(e->lane))) ||
-	    (e->writer && (lane_room(e->lane) || lane_send_error(e->lane) ||
-			   lane_state(e->lane) == LANE_ST_OPEN)))
-		pthread_cond_broadcast(&e->change);
+	for (int i = 0; i < 2; i++)
+		if (e->waits[i] && e->waits[i](e))
+			pthread_cond_broadcast(&e->change);
 }
 
 static void end_free(struct port_end *e)
@@ -147,7 +144,6 @@ struct port_end *port_add(struct port *p, struct err *err)
 		if (e->used)
 			continue;
 		e->used = e->owned = 1;
-		e->reader = e->writer = 0;
 		e->lane = NULL;
 		e->id = (uint64_t)p->instance << 32 | ++p->last_id;
 		return e;
@@ -183,7 +179,6 @@ int port_wait(struct port *p, struct port_end *e, enum port_wait what,
 	      int (*ready)(const struct port_end *e), uint64_t until_ns)
 {
 	uint64_t began = clock_mono_ns(), now = began;
-	int *waiting = what == PORT_READ ? &e->reader : &e->writer;
 	struct timespec ts = to_timespec(until_ns);
 
 	while (!ready(e) && now < began + SPIN_US * 1000ull && now < until_ns) {
@@ -194,12 +189,13 @@ int port_wait(struct port *p, struct port_end *e, enum port_wait what,
 			port_poll(p);
 		now = clock_mono_ns();
 	}
-	*waiting = 1;
+	e->waits[what] = ready;
 	while (!ready(e) && now < until_ns) {
-		(void)pthread_cond_timedwait(&e->change, &p->lock, &ts); /* looked at anew */
+		(void)pthread_cond_timedwait(&e->change, &p->lock,
+					     &ts); /* looked at anew */
 		now = clock_mono_ns();
 	}
-	*waiting = 0;
+	e->waits[what] = NULL;
 	return ready(e) ? 0 : -ETIMEDOUT;
 }
 
@@ -254,7 +250,8 @@ static void nap(uint64_t ns)
 	struct timespec ts = to_timespec(ns);
 
 	if (ns)
-		(void)clock_nanosleep(CLOCK_MONOTONIC, 0, &ts, NULL); /* shorter is fine */
+		(void)clock_nanosleep(CLOCK_MONOTONIC, 0, &ts,
+				      NULL); /* shorter is fine */
 	else
 		(void)sched_yield(); /* always 0 */
 }
@@ -315,7 +312,7 @@ static int start_thread(struct port *p, struct err *err)
 	int rc;
 
 	/* Signals are for the threads that expect them. */
-	(void)sigfillset(&all);				  /* valid pointer */
+	(void)sigfillset(&all);				   /* valid pointer */
 	(void)pthread_sigmask(SIG_SETMASK, &all, &before); /* valid arguments */
 	rc = -pthread_create(&p->thread, NULL, port_thread, p);
 	(void)pthread_sigmask(SIG_SETMASK, &before, NULL); /* the same */

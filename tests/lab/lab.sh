@@ -26,6 +26,7 @@
 . "$lab_tests/addresses.sh"
 
 declare -A host_pid=() host_disk=()
+declare -A host_extra=() # more arguments for a host's emulator
 lab_pids=()
 host_memory=${LAB_HOST_MEMORY:-2560}
 
@@ -134,7 +135,7 @@ host_start() {
 		rhea.host=$host rhea.lab=$lab_tests rhea.cache=$lab_cache" \
 		-virtfs "local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap" \
 		-virtfs "local,path=$dir,mount_tag=lab,security_model=none,multidevs=remap" \
-		-device virtio-rng-pci $nics \
+		-device virtio-rng-pci $nics ${host_extra[$host]:-} \
 		${disk:+-drive file=$disk,format=raw,if=virtio}
 	host_pid[$host]=$spawned
 }

@@ -84,7 +84,8 @@ const struct tp_module *conform_load(const char *dir, const char *name)
 	so = dlopen(path, RTLD_NOW | RTLD_LOCAL);
 	m = so ? dlsym(so, TP_MODULE_SYMBOL) : NULL;
 	if (!m || m->version != TP_MODULE_VERSION || strcmp(m->name, name) != 0) {
-		(void)fprintf(stderr, "%s: %s\n", path, so ? "another module" : dlerror());
+		(void)fprintf(stderr, "%s: %s\n", path,
+			      so ? "another module" : dlerror());
 		exit(2);
 	}
 	return m;
@@ -264,7 +265,8 @@ static void slow_reader(struct conform *c, struct tp *tp)
 		conform_meet(c);
 		CONFORM(c, join(&out) == 0);
 	} else {
-		conform_meet(c); /* the other's buffers fill before the first byte is read */
+		conform_meet(
+			c); /* the other's buffers fill before the first byte is read */
 		CONFORM(c, conform_recv(tp, 7, c->flood) == 0);
 	}
 	conform_meet(c);

@@ -31,7 +31,8 @@ int conform_run(struct conform *c, int *run_out);
 /* For modules: prepare, cross the blobs, connect. */
 int conform_connect_module(struct conform *c, struct tp **tp_out, struct err *err);
 
-/* Load rhea-tp-@name.so from the directory @dir. Returns borrowed, for the life of the process, or ends it. */
+/* Load rhea-tp-@name.so from the directory @dir. Returns borrowed, for the life of the
+ * process, or ends it. */
 const struct tp_module *conform_load(const char *dir, const char *name);
 
 /* Both sides come here before either goes on. */

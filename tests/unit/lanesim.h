@@ -30,7 +30,7 @@ struct sim_event {
 struct sim_wire {
 	uint64_t delay_ns, jitter_ns; /* jitter also puts frames out of order */
 	unsigned loss_ppm, copy_ppm;
-	unsigned mtu;	      /* longer ones vanish; 0: none is too long */
+	unsigned mtu;	       /* longer ones vanish; 0: none is too long */
 	uint64_t ns_per_frame; /* the wire's rate; 0: no limit */
 	int cut;
 	/* Asked about each frame; not 0: it vanishes. May be NULL. */
@@ -170,8 +170,8 @@ static inline void sim_send(void *self, void *frame, size_t len)
 	struct lane_msg m;
 
 	CU_ASSERT_EQUAL(lane_parse(f->data, len, &m), LANE_GOOD);
-	e->wire_free = (e->wire_free > s->now ? e->wire_free : s->now) +
-		       s->wire.ns_per_frame;
+	e->wire_free =
+		(e->wire_free > s->now ? e->wire_free : s->now) + s->wire.ns_per_frame;
 	if (!s->wire.cut && !(s->wire.mtu && len > LANE_ETHER + s->wire.mtu) &&
 	    sim_random(s) % 1000000 >= s->wire.loss_ppm &&
 	    !(s->wire.drop && s->wire.drop(&m, e->frames))) {
