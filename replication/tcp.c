@@ -48,6 +48,7 @@ struct tcp {
 	uint8_t out[RECORD];
 	/* The receiver's. */
 	int recv_error;
+	int recv_timeout_ms; /* -1: none */
 };
 
 static struct tcp *of(struct tp *tp)
@@ -182,7 +183,7 @@ static int tcp_recv(struct tp *tp, void *p, size_t len)
 		else if (n > 0)
 			done += (size_t)n;
 		else if (n == 0)
-			t->recv_error = wait_for(t, events, -1);
+			t->recv_error = wait_for(t, events, t->recv_timeout_ms);
 		else
 			t->recv_error = n == -EPIPE && done ? -ECONNRESET : (int)n;
 	}
@@ -284,6 +285,7 @@ int tp_tcp_open(int fd, int server, const char *identity, const uint8_t psk[TP_P
 	pthread_mutex_init(&t->lock, NULL); /* cannot fail on Linux */
 	t->tp.ops = &tcp_ops;
 	t->tp.send_timeout_ms = TP_SEND_TIMEOUT_MS;
+	t->recv_timeout_ms = -1;
 	t->rekey_every = t->rekey_left = TP_TCP_REKEY_BYTES;
 	rc = socket_prepare(fd, err);
 	if (!rc)
@@ -301,4 +303,21 @@ void tp_tcp_set_rekey(struct tp *tp, uint64_t bytes)
 	struct tcp *t = of(tp);
 
 	t->rekey_every = t->rekey_left = bytes;
+}
+
+int tp_tcp_export(struct tp *tp, const char *label, const void *context,
+		  size_t context_len, void *out, size_t len)
+{
+	struct tcp *t = of(tp);
+	int rc;
+
+	pthread_mutex_lock(&t->lock);
+	rc = tls_export(&t->tls, label, context, context_len, out, len);
+	pthread_mutex_unlock(&t->lock);
+	return rc;
+}
+
+void tp_tcp_set_recv_timeout(struct tp *tp, unsigned ms)
+{
+	of(tp)->recv_timeout_ms = ms ? (int)ms : -1;
 }

@@ -354,6 +354,16 @@ int tls_rekey(struct tls *t)
 	return SSL_key_update(t->ssl, SSL_KEY_UPDATE_NOT_REQUESTED) == 1 ? 0 : -EIO;
 }
 
+int tls_export(struct tls *t, const char *label, const void *context, size_t context_len,
+	       void *out, size_t len)
+{
+	ERR_clear_error();
+	return SSL_export_keying_material(t->ssl, out, len, label, strlen(label), context,
+					  context_len, 1) == 1
+		       ? 0
+		       : -EIO;
+}
+
 void tls_bye(struct tls *t)
 {
 	ERR_clear_error();

@@ -37,6 +37,10 @@ long tls_read(struct tls *t, void *p, size_t len, short *events_out);
 /* Change the keys of the outgoing direction before the next write. Not between a write
  * that returned 0 and its repetition. 0 or -EIO. */
 int tls_rekey(struct tls *t);
+/* @len bytes that both ends of this connection can compute and nobody else (RFC 8446, section
+ * 7.5), of their own for each @label and @context. 0 or -EIO. */
+int tls_export(struct tls *t, const char *label, const void *context, size_t context_len,
+	       void *out, size_t len);
 /* Tell the peer that this is the end in good order, if the socket takes it at once. */
 void tls_bye(struct tls *t);
 

@@ -74,6 +74,14 @@ int tp_tcp_open(int fd, int server, const char *identity, const uint8_t psk[TP_P
 #define TP_TCP_REKEY_BYTES (1ull << 36)
 void tp_tcp_set_rekey(struct tp *tp, uint64_t bytes);
 
+/* Keys that both ends of this TLS connection can compute and nobody else (RFC 8446, section 7.5),
+ * of their own for each @label and @context. @tp is from tp_tcp_open(). 0 or -EIO. Any thread. */
+int tp_tcp_export(struct tp *tp, const char *label, const void *context,
+		  size_t context_len, void *out, size_t len);
+/* Let a recv that gets nothing for so long fail with -ETIMEDOUT, 0: wait for ever. The receiver's
+ * thread. */
+void tp_tcp_set_recv_timeout(struct tp *tp, unsigned ms);
+
 /* Two ends in one process, with a bounded buffer (@bytes) in each direction. */
 int tp_loop_pair(size_t bytes, struct tp *ends_out[2], struct err *err);
 

@@ -5,6 +5,7 @@
 #define TESTS_UNIT_LINK_H
 
 #include "hv/base/err.h"
+#include "replication/seal.h"
 #include "replication/transport.h"
 
 #include <CUnit/CUnit.h>
@@ -101,6 +102,22 @@ static inline void link_loop_inner(struct tp *ends_out[2])
 	CU_ASSERT_EQUAL_FATAL(tp_loop_pair(5000, ends_out, &err), 0);
 }
 
+static inline void link_seal(struct tp *ends[2])
+{
+	static const struct seal_secrets secrets = {.client = "one", .server = "two"};
+	struct err err = {0};
+
+	for (int i = 0; i < 2; i++)
+		CU_ASSERT_EQUAL_FATAL(tp_seal_wrap(ends[i], i, &secrets, &ends[i], &err),
+				      0);
+}
+
+static inline void link_seal_inner(struct tp *ends_out[2])
+{
+	link_loop_inner(ends_out);
+	link_seal(ends_out);
+}
+
 /* End 0 has the fault layer, if the kind has one, with nothing wrong yet. */
 static inline void link_open(const struct link_kind *k, struct tp *ends_out[2])
 {
@@ -115,6 +132,7 @@ static inline void link_open(const struct link_kind *k, struct tp *ends_out[2])
 
 static const struct link_kind link_loop = {.inner = link_loop_inner};
 static const struct link_kind link_tcp = {.inner = link_tcp_inner};
+static const struct link_kind link_seal_loop = {.inner = link_seal_inner};
 static const struct link_kind link_fault_loop = {.inner = link_loop_inner, .fault = 1};
 static const struct link_kind link_fault_tcp = {.inner = link_tcp_inner, .fault = 1};
 

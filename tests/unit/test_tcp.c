@@ -281,6 +281,41 @@ static void test_rekey(void)
 	tp_close(e[1]);
 }
 
+/* What the layers above make keys of: the same at both ends, and nowhere else. */
+static void test_export(void)
+{
+	struct tp *e[2], *other[2];
+	uint8_t a[64], b[64];
+
+	link_tcp_inner(e);
+	link_tcp_inner(other);
+	CU_ASSERT_EQUAL(tp_tcp_export(e[0], "label", "context", 7, a, sizeof(a)), 0);
+	CU_ASSERT_EQUAL(tp_tcp_export(e[1], "label", "context", 7, b, sizeof(b)), 0);
+	CU_ASSERT_EQUAL(memcmp(a, b, sizeof(a)), 0);
+	CU_ASSERT_EQUAL(tp_tcp_export(e[1], "lAbel", "context", 7, b, sizeof(b)), 0);
+	CU_ASSERT(memcmp(a, b, 16) != 0 && memcmp(a + 32, b + 32, 16) != 0);
+	CU_ASSERT_EQUAL(tp_tcp_export(e[1], "label", "contexT", 7, b, sizeof(b)), 0);
+	CU_ASSERT(memcmp(a, b, 16) != 0 && memcmp(a + 32, b + 32, 16) != 0);
+	CU_ASSERT_EQUAL(tp_tcp_export(other[1], "label", "context", 7, b, sizeof(b)), 0);
+	CU_ASSERT(memcmp(a, b, 16) != 0 && memcmp(a + 32, b + 32, 16) != 0);
+	for (int i = 0; i < 2; i++) {
+		tp_close(e[i]);
+		tp_close(other[i]);
+	}
+}
+
+static void test_recv_timeout(void)
+{
+	struct tp *e[2];
+	char c;
+
+	link_tcp_inner(e);
+	tp_tcp_set_recv_timeout(e[0], 5);
+	CU_ASSERT_EQUAL(tp_recv(e[0], &c, 1), -ETIMEDOUT);
+	tp_close(e[0]);
+	tp_close(e[1]);
+}
+
 static const struct unit_test tests[] = {
 	{"a wrong key is refused by both", test_wrong_key},
 	{"another pair's name is refused by both", test_wrong_identity},
@@ -290,6 +325,8 @@ static const struct unit_test tests[] = {
 	{"an attacker reads nothing and changes nothing", test_attacker_on_the_wire},
 	{"over a Unix socket", test_unix_socket},
 	{"new keys on the way", test_rekey},
+	{"exported keys", test_export},
+	{"nothing comes", test_recv_timeout},
 };
 
 int main(void)

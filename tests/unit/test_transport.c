@@ -377,7 +377,9 @@ static void delay(const struct link_kind *k)
 	{                             \
 		fn(&link_##kind);     \
 	}
-#define ALL(fn)	  EACH(fn, loop) EACH(fn, tcp) EACH(fn, fault_loop) EACH(fn, fault_tcp)
+#define ALL(fn)        \
+	EACH(fn, loop) \
+	EACH(fn, tcp) EACH(fn, seal_loop) EACH(fn, fault_loop) EACH(fn, fault_tcp)
 #define FAULT(fn) EACH(fn, fault_loop) EACH(fn, fault_tcp)
 
 ALL(one_way)
@@ -407,7 +409,9 @@ static void loop_without_buffer(void)
 	{                                  \
 #fn " " #kind, fn##_##kind \
 	}
-#define ROWS(fn)       ROW(fn, loop), ROW(fn, tcp), ROW(fn, fault_loop), ROW(fn, fault_tcp)
+#define ROWS(fn)                                                              \
+	ROW(fn, loop), ROW(fn, tcp), ROW(fn, seal_loop), ROW(fn, fault_loop), \
+		ROW(fn, fault_tcp)
 #define FAULT_ROWS(fn) ROW(fn, fault_loop), ROW(fn, fault_tcp)
 
 static const struct unit_test tests[] = {
