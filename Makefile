@@ -110,6 +110,14 @@ $(unit_bin) $(tool_bin): $(B)/%: $(B)/%.o $(B)/librhea.a
 	$(Q)$(CC) $(ALL_LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) -o $@ $(PKG_LIBS) -lcunit -lm
 .PRECIOUS: $(B)/%.o
 
+# Modules that the loader's test loads, or must not.
+test_mod := $(patsubst tests/unit/modules/%.c,$(B)/tests/unit/modules/rhea-tp-%.so,$(wildcard tests/unit/modules/*.c))
+$(test_mod): $(B)/tests/unit/modules/rhea-tp-%.so: tests/unit/modules/%.c
+	$(say) MOD $@
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -fPIC -shared $< -o $@
+$(B)/tests/unit/test_modules: $(test_mod)
+
 # The ring-3 guest is freestanding: no libc, no sanitizer, always gcc.
 $(B)/tests/guest/guest.elf: $(guest_src) $(wildcard tests/guest/*.h tests/guest/*.ld)
 	$(say) GUEST $@
