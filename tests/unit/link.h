@@ -6,6 +6,7 @@
 
 #include "hv/base/err.h"
 #include "replication/seal.h"
+#include "replication/session.h"
 #include "replication/transport.h"
 
 #include <CUnit/CUnit.h>
@@ -49,6 +50,7 @@ struct link_side {
 	const char *identity;
 	const uint8_t *psk;
 	unsigned timeout_ms;
+	uint64_t term; /* for who says it */
 	struct tp *tp;
 	struct err err;
 	pthread_t thread;
@@ -118,6 +120,46 @@ static inline void link_seal_inner(struct tp *ends_out[2])
 	link_seal(ends_out);
 }
 
+static inline void link_no_connect(void *arg, unsigned i)
+{
+}
+
+static inline void link_no_change(void *arg, unsigned i, enum pathsel_state st,
+				  const char *why)
+{
+}
+
+/* A session over one path, which does not come again. It keeps more than the tests send whose sender
+ * receives nothing, and so no confirmation. */
+static inline void link_session_inner(struct tp *ends_out[2])
+{
+	struct session_params prm = {.paths = 1,
+				     .replay = 8 << 20,
+				     .silence_ns = 20000000000ull,
+				     .giveup_ns = 40000000000ull,
+				     .connect = link_no_connect,
+				     .changed = link_no_change};
+	struct err err = {0};
+	struct session *s;
+	struct tp *path[2];
+	char byte = 'x';
+	struct iovec v = {.iov_base = &byte, .iov_len = 1};
+
+	link_loop_inner(path);
+	for (int i = 0; i < 2; i++) {
+		prm.server = i;
+		CU_ASSERT_EQUAL_FATAL(session_create(&prm, &s, &ends_out[i], &err), 0);
+		session_add(s, 0, path[i]);
+		session_put(s);
+	}
+	/* What is said before the path is in use is lost if the link is given up at once. */
+	for (int i = 0; i < 2; i++) {
+		CU_ASSERT(!tp_send(ends_out[i], &v, 1) && !tp_flush(ends_out[i]));
+		CU_ASSERT_EQUAL(tp_recv(ends_out[!i], &byte, 1), 0);
+		ends_out[i]->bytes_sent = ends_out[!i]->bytes_received = 0;
+	}
+}
+
 /* End 0 has the fault layer, if the kind has one, with nothing wrong yet. */
 static inline void link_open(const struct link_kind *k, struct tp *ends_out[2])
 {
@@ -133,6 +175,7 @@ static inline void link_open(const struct link_kind *k, struct tp *ends_out[2])
 static const struct link_kind link_loop = {.inner = link_loop_inner};
 static const struct link_kind link_tcp = {.inner = link_tcp_inner};
 static const struct link_kind link_seal_loop = {.inner = link_seal_inner};
+static const struct link_kind link_session_loop = {.inner = link_session_inner};
 static const struct link_kind link_fault_loop = {.inner = link_loop_inner, .fault = 1};
 static const struct link_kind link_fault_tcp = {.inner = link_tcp_inner, .fault = 1};
 

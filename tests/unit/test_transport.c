@@ -377,9 +377,12 @@ static void delay(const struct link_kind *k)
 	{                             \
 		fn(&link_##kind);     \
 	}
-#define ALL(fn)        \
+/* To a session a broken path is no end; what is one, its receiver finds out, and test_session
+ * tests that. */
+#define DIES(fn)       \
 	EACH(fn, loop) \
 	EACH(fn, tcp) EACH(fn, seal_loop) EACH(fn, fault_loop) EACH(fn, fault_tcp)
+#define ALL(fn)	  DIES(fn) EACH(fn, session_loop)
 #define FAULT(fn) EACH(fn, fault_loop) EACH(fn, fault_tcp)
 
 ALL(one_way)
@@ -388,7 +391,7 @@ ALL(backpressure)
 ALL(shutdown_unblocks)
 ALL(peer_closes_in_good_order)
 ALL(peer_closes_within_a_recv)
-ALL(peer_dies)
+DIES(peer_dies)
 ALL(peer_dies_under_load)
 FAULT(cut)
 FAULT(cut_while_it_runs)
@@ -409,9 +412,10 @@ static void loop_without_buffer(void)
 	{                                  \
 #fn " " #kind, fn##_##kind \
 	}
-#define ROWS(fn)                                                              \
+#define DIES_ROWS(fn)                                                         \
 	ROW(fn, loop), ROW(fn, tcp), ROW(fn, seal_loop), ROW(fn, fault_loop), \
 		ROW(fn, fault_tcp)
+#define ROWS(fn)       DIES_ROWS(fn), ROW(fn, session_loop)
 #define FAULT_ROWS(fn) ROW(fn, fault_loop), ROW(fn, fault_tcp)
 
 static const struct unit_test tests[] = {
@@ -421,7 +425,7 @@ static const struct unit_test tests[] = {
 	ROWS(shutdown_unblocks),
 	ROWS(peer_closes_in_good_order),
 	ROWS(peer_closes_within_a_recv),
-	ROWS(peer_dies),
+	DIES_ROWS(peer_dies),
 	ROWS(peer_dies_under_load),
 	FAULT_ROWS(cut),
 	FAULT_ROWS(cut_while_it_runs),
