@@ -24,7 +24,7 @@ CFLAGS  ?= -O2 -g
 cc_warn  = $(if $(findstring clang,$(CC)),-Wshadow -Wno-gnu-variable-sized-type-not-at-end,-Wshadow=local)
 ALL_CFLAGS = -std=gnu17 -Wall -Wextra $(cc_warn) -Wstrict-prototypes -Wmissing-prototypes \
              -Wvla -Wno-unused-parameter -fno-strict-aliasing -pthread \
-             $(if $(WERROR),-Werror) -I. -D_GNU_SOURCE -DRHEA_VERSION='"$(VERSION)"' \
+             $(if $(WERROR),-Werror) -I. -D_GNU_SOURCE -DRHEA_VERSION='"$(VERSION)"' -DRHEA_MODULE_DIR='"$(PREFIX)/lib/rhea"' \
              $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all) \
              $(CFLAGS) $(PKG_CFLAGS)
 ALL_LDFLAGS = -pthread $(if $(SAN),-fsanitize=$(SAN)) $(LDFLAGS)

@@ -12,7 +12,9 @@
  *    "ahead_us":{...},"commit_us":{...},"interval_us":{...},"dirty_pages":{...},"bytes_raw","bytes_sent",
  *    "sync_left","epochs","activate_us","staged_bytes","staged_max_bytes","staged_limit_bytes",
  *    "peer":{"state","role","health","term","epoch"}|null,
- *    "image_incomplete":b,
+ *    "image_incomplete":b,"link_failovers",
+ *    "link_paths":[{"transport","state":"down"|"connecting"|"ready"|"in-use","in_use":b,
+ *      "since_ms","failed_in_use","why"}]|null,
  *    "safe_to_lose":{HOST:{"safe":b,"why":s}, HOST:...}}]}
  * plug: what of the output the kernel holds, of nets with vhost; held_* have it in.
  * image_incomplete: a first sync overwrites this host's disks, or was cut short: nothing boots from
@@ -105,6 +107,27 @@ static void copy_members(json_t *to, json_t *from, const char *const *keys)
 	}
 }
 
+/* The paths of the link as rhea-vm says, with the addresses of the config. */
+static void add_link_paths(json_t *o, const struct host *h, const struct vmrun *v)
+{
+	json_t *st = json_object_get(vmrun_stats(v), "paths"), *p;
+	json_t *list = json_object_get(st, "list"), *n = json_object_get(st, "failovers");
+	const struct config *cfg = h->cfg;
+	size_t i;
+
+	json_array_foreach(list, i, p)
+	{
+		if (i >= cfg->n_paths)
+			break;
+		json_object_set_new(p, "from",
+				    json_string(cfg->paths[i].addr[cfg->self].text));
+		json_object_set_new(p, "to",
+				    json_string(cfg->paths[i].addr[cfg->peer].text));
+	}
+	json_object_set_new(o, "link_paths", list ? json_incref(list) : json_null());
+	json_object_set_new(o, "link_failovers", n ? json_incref(n) : json_null());
+}
+
 static void add_counters(json_t *o, const struct vmrun *v)
 {
 	static const char *const engine[] = {"acked",	     "bytes_raw",   "bytes_sent",
@@ -153,8 +176,10 @@ static json_t *vm_json(const struct host *h, const struct vmrun *v)
 		proc ? json_integer(vmproc_pid(proc)) : json_null(), "activate_us",
 		(json_int_t)vmrun_activate_us(v), "image_incomplete", p->rec.incomplete,
 		"peer", peer_json(h, p), "safe_to_lose", safe_json(h, p));
-	if (o)
+	if (o) {
 		add_counters(o, v);
+		add_link_paths(o, h, v);
+	}
 	return o;
 }
 

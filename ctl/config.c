@@ -21,8 +21,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const char *const top_keys[] = {"pair",	    "hosts", "arbiter",
-				       "heartbeat", "vms",   NULL};
+static const char *const top_keys[] = {"pair", "hosts", "arbiter",     "heartbeat",
+				       "vms",  "paths", "path_buffer", NULL};
 static const char *const pair_keys[] = {"name", "key", "key_file", NULL};
 static const char *const host_keys[] = {"name", "replication", "heartbeat", NULL};
 static const char *const arbiter_keys[] = {"kind", "endpoints", "prefix", "timeout_ms",
@@ -152,7 +152,7 @@ static int read_host_paths(struct config_reader *r, config_setting_t *s,
 
 static int read_host(struct config_reader *r, config_setting_t *s, struct config_host *h)
 {
-	config_setting_t *repl;
+	config_setting_t *repl, *root;
 	int rc = config_name(r, s, "name", h->name, sizeof(h->name));
 
 	/* Per-host values use host names as keys, which libconfig wants to begin with a letter. */
@@ -162,6 +162,9 @@ static int read_host(struct config_reader *r, config_setting_t *s, struct config
 	if (rc)
 		return rc;
 	repl = config_setting_get_member(s, "replication");
+	root = config_setting_parent(config_setting_parent(s));
+	if (!repl && config_setting_get_member(root, "paths"))
+		return read_host_paths(r, s, h);
 	if (!repl)
 		return config_fail(
 			r, s, -EINVAL,
@@ -329,6 +332,8 @@ static int read_tree(struct config_reader *r, config_setting_t *root, const char
 		rc = read_arbiter(r, root, &cfg->arbiter);
 	if (!rc)
 		rc = read_heartbeat(r, root, cfg);
+	if (!rc)
+		rc = config_paths(r, root, cfg);
 	if (!rc)
 		rc = config_vms(r, root, cfg);
 	if (!rc && config_digest(root, cfg->digest))

@@ -25,6 +25,8 @@ enum {
 	CONFIG_DIGEST_LEN = 32,
 	CONFIG_HOSTS = 2,
 	CONFIG_PATHS_MAX = 8, /* heartbeat paths */
+	CONFIG_LINKS_MAX = 8, /* paths of the replication link */
+	CONFIG_ARGS_MAX = 256,
 	CONFIG_ENDPOINTS_MAX = 8,
 	CONFIG_ENDPOINT_MAX = 256,
 	CONFIG_VMS_MAX = 32,
@@ -44,11 +46,19 @@ struct config_addr {
 
 struct config_host {
 	char name[CONFIG_NAME_MAX];
-	struct config_addr replication; /* TCP: the standby's rhead accepts, the primary's
-					   connects */
+	struct config_addr
+		replication; /* of the only path, if there is no list of them */
 	/* UDP. Path i goes between our heartbeat[i] and the peer's heartbeat[i]. */
 	struct config_addr heartbeat[CONFIG_PATHS_MAX];
 	unsigned n_heartbeat; /* the same on both hosts, at least 1 */
+};
+
+/* One way for the checkpoints, between addr[0] of hosts[0] and addr[1] of hosts[1]. TCP goes there
+ * for every transport: the standby's rhead accepts, the primary's connects. */
+struct config_path {
+	char transport[16];	    /* "tcp" or the name of a module */
+	char args[CONFIG_ARGS_MAX]; /* this host's, for the module */
+	struct config_addr addr[CONFIG_HOSTS];
 };
 
 enum config_arbiter_kind { CONFIG_ARBITER_ETCD, CONFIG_ARBITER_MANUAL };
@@ -113,6 +123,9 @@ struct config {
 	struct config_host hosts[CONFIG_HOSTS];
 	unsigned self, peer; /* indices into hosts */
 	struct config_arbiter arbiter;
+	struct config_path paths[CONFIG_LINKS_MAX]; /* in order of preference */
+	unsigned n_paths;			    /* at least 1 */
+	uint64_t path_buffer; /* bytes kept for sending again over another path */
 	unsigned heartbeat_interval_ms, heartbeat_missed;
 	struct config_vm *
 		vms; /* the same order on both hosts: heartbeats name a VM by its index */

@@ -65,6 +65,8 @@ int config_addr(struct config_reader *r, config_setting_t *s, struct config_addr
 
 /* vms = (...): into @cfg, whose hosts are there already. In config_vm.c. */
 int config_vms(struct config_reader *r, config_setting_t *root, struct config *cfg);
+/* paths = (...): likewise. In config_paths.c. */
+int config_paths(struct config_reader *r, config_setting_t *root, struct config *cfg);
 /* In config_digest.c. */
 int config_digest(config_setting_t *root, uint8_t *out);
 

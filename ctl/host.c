@@ -168,6 +168,10 @@ static void on_link(void *arg, const struct preface *p, int fd)
 {
 	struct vmrun *v = host_find(arg, p->vm);
 
+	if (v && p->further) {
+		vmrun_further(v, p->term, fd);
+		return;
+	}
 	if (v) {
 		vmrun_incoming(v, p->term, fd);
 		return;
@@ -175,6 +179,31 @@ static void on_link(void *arg, const struct preface *p, int fd)
 	log_ratelimited(LOG_LVL_WARN, 1000,
 			"replication link for \"%s\", which is not in the config", p->vm);
 	(void)close(fd); /* nothing was written through it */
+}
+
+/* Does an earlier path have the same addresses on both hosts? Then its listener serves both. */
+static int listens_already(const struct config *cfg, unsigned i)
+{
+	for (unsigned k = 0; k < i; k++)
+		if (!strcmp(cfg->paths[k].addr[cfg->self].text,
+			    cfg->paths[i].addr[cfg->self].text) &&
+		    !strcmp(cfg->paths[k].addr[cfg->peer].text,
+			    cfg->paths[i].addr[cfg->peer].text))
+			return 1;
+	return 0;
+}
+
+static int make_listeners(struct host *h, struct err *err)
+{
+	const struct config *cfg = h->cfg;
+	int rc = 0;
+
+	for (unsigned i = 0; !rc && i < cfg->n_paths; i++)
+		if (!listens_already(cfg, i))
+			rc = link_listen(h->loop, &cfg->paths[i].addr[cfg->self],
+					 &cfg->paths[i].addr[cfg->peer], on_link, h,
+					 &h->listener[i], err);
+	return rc;
 }
 
 static int make_dirs(struct host *h, struct err *err)
@@ -213,9 +242,7 @@ static int make_outside(struct host *h, struct err *err)
 	if (!rc)
 		rc = arbiter_create(h->cfg, h->loop, on_answer, h, &h->arbiter, err);
 	if (!rc)
-		rc = link_listen(h->loop, &config_self(h->cfg)->replication,
-				 &config_peer(h->cfg)->replication, on_link, h,
-				 &h->listener, err);
+		rc = make_listeners(h, err);
 	if (!rc &&
 	    snprintf(path, sizeof(path), "%s/rhead.sock", h->opts.run_dir) >= PATH_MAX)
 		rc = err_set(err, -ENAMETOOLONG, "%s: too long", h->opts.run_dir);
@@ -318,7 +345,8 @@ void host_destroy(struct host *h)
 	drill_destroy(h->drill);
 	for (unsigned i = 0; i < h->n_vms; i++)
 		vmrun_destroy(h->vm[i]);
-	link_listener_destroy(h->listener);
+	for (unsigned i = 0; i < CONFIG_LINKS_MAX; i++)
+		link_listener_destroy(h->listener[i]);
 	hb_destroy(h->hb);
 	arbiter_destroy(h->arbiter);
 	storer_destroy(h->storer);

@@ -33,6 +33,7 @@ enum { HOST_ARB_PROBE_MS = 3000, HOST_LEAVE_MS = 200 };
 
 struct host_opts {
 	const char *run_dir, *state_dir, *vm_program; /* borrowed */
+	const char *module_dir;			      /* of transports; borrowed */
 	const char *log;			      /* level for rhea-vm: "info" */
 };
 
@@ -58,7 +59,8 @@ struct host {
 	struct storer *storer;
 	struct heartbeat *hb;
 	struct arbiter *arbiter;
-	struct link_listener *listener;
+	struct link_listener
+		*listener[CONFIG_LINKS_MAX]; /* of each path; NULL: another one's does */
 	struct ctlsock *ctl;
 	struct event *probe, *leave;
 	struct drill *drill; /* at most one runs; NULL: none */

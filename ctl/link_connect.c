@@ -95,7 +95,7 @@ static int start(struct link_connect *c, struct loop *loop,
 
 int link_connect(struct loop *loop, const struct config_addr *local,
 		 const struct config_addr *peer, const char *vm, uint64_t term,
-		 unsigned timeout_ms, link_connected_fn *fn, void *arg,
+		 int further, unsigned timeout_ms, link_connected_fn *fn, void *arg,
 		 struct link_connect **c_out, struct err *err)
 {
 	struct link_connect *c = calloc(1, sizeof(*c));
@@ -107,7 +107,7 @@ int link_connect(struct loop *loop, const struct config_addr *local,
 	c->fd = -1;
 	c->fn = fn;
 	c->arg = arg;
-	rc = preface_encode(vm, term, &c->preface);
+	rc = preface_encode(vm, term, further, &c->preface);
 	if (!rc)
 		rc = start(c, loop, local, peer, timeout_ms);
 	if (rc) {

@@ -44,17 +44,37 @@ static int op_standby(struct vmm *m, json_t *msg, int fd, struct err *err)
 	return vmm_be_standby(m, number(msg, "term"), err);
 }
 
-static int op_link(struct vmm *m, json_t *msg, int fd, struct err *err)
+static int take_link(struct vmm *m, json_t *msg, int fd, int further, struct err *err)
 {
 	const char *side = json_string_value(json_object_get(msg, "side"));
+	struct vmm_link_order o;
 
 	if (!side || fd < 0)
 		return err_set(err, -EINVAL, "link: a side and a descriptor are needed");
 	fd = dup(fd);
 	if (fd < 0)
 		return err_sys(err, -errno, "link");
-	(void)vmm_link(m, fd, !strcmp(side, "primary"),
-		       number(msg, "term")); /* a failure is told by itself */
+	o = (struct vmm_link_order){.fd = fd,
+				    .primary_side = !strcmp(side, "primary"),
+				    .path = (unsigned)number(msg, "path"),
+				    .term = number(msg, "term")};
+	/* A failure is told by itself. */
+	(void)(further ? vmm_link_path(m, &o) : vmm_link(m, &o));
+	return 0;
+}
+
+static int op_link(struct vmm *m, json_t *msg, int fd, struct err *err)
+{
+	return take_link(m, msg, fd, 0, err);
+}
+
+static int op_path(struct vmm *m, json_t *msg, int fd, struct err *err)
+{
+	const char *why = json_string_value(json_object_get(msg, "why"));
+
+	if (!why)
+		return take_link(m, msg, fd, 1, err);
+	vmm_path_failed(m, (unsigned)number(msg, "path"), why);
 	return 0;
 }
 
@@ -167,7 +187,10 @@ static int op_fault(struct vmm *m, json_t *msg, int fd, struct err *err)
 		.stall_after = number(msg, "stall_after"),
 	};
 
-	vmm_fault(m, &f);
+	if (json_object_get(msg, "path"))
+		vmm_path_fault(m, (unsigned)number(msg, "path"), &f);
+	else
+		vmm_fault(m, &f);
 	return 0;
 }
 
@@ -175,7 +198,7 @@ static const struct op ops[] = {
 	{"boot", op_boot},     {"standby", op_standby},	    {"link", op_link},
 	{"unlink", op_unlink}, {"alone", op_alone},	    {"activate", op_activate},
 	{"fence", op_fence},   {"powerdown", op_powerdown}, {"ping", op_ping},
-	{"stats", op_stats},   {"fault", op_fault},
+	{"stats", op_stats},   {"fault", op_fault},	    {"path", op_path},
 };
 
 static void fail(struct vmm *m, struct err *err)
@@ -224,6 +247,8 @@ static int setup(struct vmm *m, json_t *msg, const int *fds, int nfds, struct er
 	rc = rc ? rc : watch_keeper(m, err);
 	rc = rc ? rc : vmm_crash_init(err);
 	rc = rc ? rc : vmm_build(m, err);
+	if (!rc)
+		vmm_paths_open(m);
 	rc = rc ? rc : vmm_sandbox(&m->set, err);
 	rc = rc ? rc : vmm_run_io(m, err);
 	if (!rc)

@@ -111,6 +111,53 @@ static void show_vms(json_t *st)
 	table_print(&t);
 }
 
+static void link_row(struct table *t, json_t *vm, json_t *p)
+{
+	char a[NUM], b[NUM];
+
+	table_row(t);
+	table_add(t, "%s", rc_str(vm, "name"));
+	table_add(t, "%s", rc_str(p, "transport"));
+	table_add(t, "%s", rc_str(p, "from"));
+	table_add(t, "%s", rc_str(p, "to"));
+	table_add(t, "%s", rc_str(p, "state"));
+	table_add(t, "%lld",
+		  (long long)json_integer_value(json_object_get(p, "since_ms")) / 1000);
+	table_add(t, "%s", fmt_int(json_object_get(p, "failed_in_use"), a, sizeof(a)));
+	table_add(t, "%s", fmt_int(json_object_get(vm, "link_failovers"), b, sizeof(b)));
+	table_add(t, "%s", rc_str(p, "why"));
+}
+
+/* The paths of each VM's link, if there is a choice. */
+static void show_links(json_t *st)
+{
+	static const struct {
+		const char *text;
+		int right;
+	} head[] = {{"LINK", 0},   {"BY", 0},	     {"FROM", 0},
+		    {"TO", 0},	   {"PATH", 0},	     {"FOR s", 1},
+		    {"FAILED", 1}, {"FAILOVERS", 1}, {"LAST FAILURE", 0}};
+	static struct table t;
+	json_t *vm, *p, *list;
+	size_t i, k, rows = 0;
+
+	memset(&t, 0, sizeof(t));
+	for (i = 0; i < sizeof(head) / sizeof(head[0]); i++)
+		table_head(&t, head[i].text, head[i].right);
+	json_array_foreach(json_object_get(st, "vms"), i, vm)
+	{
+		list = json_object_get(vm, "link_paths");
+		if (json_array_size(list) < 2)
+			continue;
+		json_array_foreach(list, k, p) link_row(&t, vm, p);
+		rows++;
+	}
+	if (!rows)
+		return;
+	table_print(&t);
+	printf("\n");
+}
+
 static void show_images(json_t *st)
 {
 	json_t *vm;
@@ -194,6 +241,7 @@ static int show(struct rc *rc)
 		printf("\n");
 		show_vms(st);
 		printf("\n");
+		show_links(st);
 		show_images(st);
 		show_staged(st);
 		show_plugs(st);

@@ -23,13 +23,14 @@
 enum { EXIT_USAGE = 2 };
 
 struct options {
-	const char *config, *host, *run_dir, *state_dir, *libexec;
+	const char *config, *host, *run_dir, *state_dir, *libexec, *modules;
 	int check, verbose;
 	const char *say; /* print it and be done: --help, --version */
 };
 
 static const char usage[] =
-	"usage: rhead -c FILE [--host NAME] [--run-dir DIR] [--state-dir DIR] [--libexec FILE] [-v]\n"
+	"usage: rhead -c FILE [--host NAME] [--run-dir DIR] [--state-dir DIR] [--libexec FILE]\n"
+	"             [--modules DIR] [-v]\n"
 	"       rhead --check -c FILE [--host NAME]\n";
 
 static int parse_options(int argc, char **argv, struct options *o)
@@ -39,6 +40,7 @@ static int parse_options(int argc, char **argv, struct options *o)
 					      {"run-dir", required_argument, NULL, 'r'},
 					      {"state-dir", required_argument, NULL, 's'},
 					      {"libexec", required_argument, NULL, 'l'},
+					      {"modules", required_argument, NULL, 'm'},
 					      {"check", no_argument, NULL, 'k'},
 					      {"verbose", no_argument, NULL, 'v'},
 					      {"version", no_argument, NULL, 'V'},
@@ -46,7 +48,9 @@ static int parse_options(int argc, char **argv, struct options *o)
 					      {NULL, 0, NULL, 0}};
 	int c;
 
-	*o = (struct options){.run_dir = "/run/rhea", .state_dir = "/var/lib/rhea"};
+	*o = (struct options){.run_dir = "/run/rhea",
+			      .state_dir = "/var/lib/rhea",
+			      .modules = RHEA_MODULE_DIR};
 	while ((c = getopt_long(argc, argv, "c:vh", longs, NULL)) != -1) {
 		switch (c) {
 		case 'c':
@@ -63,6 +67,9 @@ static int parse_options(int argc, char **argv, struct options *o)
 			break;
 		case 'l':
 			o->libexec = optarg;
+			break;
+		case 'm':
+			o->modules = optarg;
 			break;
 		case 'k':
 			o->check = 1;
@@ -218,6 +225,7 @@ int main(int argc, char **argv)
 		opts = (struct host_opts){
 			.run_dir = o.run_dir,
 			.state_dir = o.state_dir,
+			.module_dir = o.modules,
 			.vm_program = o.libexec ? o.libexec : find_vm_program(vm_program),
 			.log = o.verbose ? "debug" : "info"};
 		(void)signal(SIGPIPE, SIG_IGN); /* cannot fail for a valid signal */

@@ -26,6 +26,8 @@
 #include "hv/base/err.h"
 #include "hv/vm.h"
 #include "remus/primary.h"
+#include "replication/pathsel.h"
+#include "replication/path.h"
 #include "replication/transport.h"
 
 struct blk;
@@ -41,10 +43,22 @@ struct netbuf_standby;
 struct plugkeeper;
 struct standby;
 struct serial;
+struct session;
 struct vconsole;
 struct vnet;
 
-enum { VMM_NETS_MAX = 8, VMM_DISKS_MAX = 8, VMM_NAME_MAX = 64, VMM_HANDSHAKES_MAX = 4 };
+enum { VMM_NETS_MAX = 8, VMM_DISKS_MAX = 8, VMM_NAME_MAX = 64, VMM_HANDSHAKES_MAX = 12 };
+
+/* One path of the link, as in the config of both hosts. */
+struct vmm_path {
+	char *transport, *args;
+	const struct tp_module *module; /* both NULL for tcp */
+	struct tp_dev *dev;
+	char why[256]; /* it cannot be used: why not; "": it can */
+	/* What rhead was told last; the session's watching thread's. */
+	enum pathsel_state told;
+	char told_why[PATHSEL_WHY_MAX];
+};
 
 /* The setup message, checked. Strings and descriptors are owned. */
 struct vmm_setup {
@@ -56,6 +70,10 @@ struct vmm_setup {
 		encoders, inflight, suspect_us;
 	uint64_t cache, netbuf, diskbuf;
 	unsigned uid, gid;
+	struct vmm_path path[PATHSEL_MAX];
+	unsigned n_paths;
+	char *module_dir;
+	uint64_t path_buffer;
 	unsigned nets, disks;
 	uint8_t mac[VMM_NETS_MAX][6];
 	char *serial[VMM_DISKS_MAX];
@@ -106,6 +124,9 @@ struct vmm {
 	pthread_mutex_t link_lock;
 	struct tp *fault; /* the layer of the present link; NULL when there is none */
 	struct tp_fault fault_set;
+	struct session
+		*session; /* the latest, if there are several paths; under link_lock */
+	uint64_t linked_ns;
 	unsigned handshakes; /* under way */
 	unsigned links;	     /* attached so far */
 
@@ -129,11 +150,38 @@ int vmm_activate(struct vmm *m, uint64_t term, struct err *err);
 void vmm_role(struct vmm *m, const char **role_out, const char **state_out,
 	      uint64_t *term_out);
 
-/* vmm_link.c: takes @fd; tells rhead by itself how it went. At most VMM_HANDSHAKES_MAX go on at a
- * time (-EBUSY else); the first that succeeds is attached. */
-int vmm_link(struct vmm *m, int fd, int primary_side, uint64_t term);
+/* vmm_link.c: what rhead says with a connected socket. */
+struct vmm_link_order {
+	int fd; /* taken */
+	int primary_side;
+	unsigned path; /* of the primary's: which one rhead connected */
+	uint64_t term;
+};
+/* A link. Tells rhead by itself how it went. At most VMM_HANDSHAKES_MAX go on at a time (-EBUSY
+ * else); the first that succeeds is attached. */
+int vmm_link(struct vmm *m, const struct vmm_link_order *o);
+/* A further path of the link that there is. */
+int vmm_link_path(struct vmm *m, const struct vmm_link_order *o);
 void vmm_link_gone(struct vmm *m); /* the engine gave up the transport; any thread */
 void vmm_fault(struct vmm *m, const struct tp_fault *f);
+
+/* vmm_paths.c. Before the sandbox: load and open the modules; a failure makes that path unusable. */
+void vmm_paths_open(struct vmm *m);
+/* What path @i is, as both hosts must see it; purpose and session are the caller's. 0, -EINVAL or
+ * -ENODEV. Any thread. */
+int vmm_path_terms(struct vmm *m, unsigned i, uint64_t term, struct path_terms *t,
+		   struct err *err);
+int vmm_session_id(uint8_t id[PATH_SESSION_LEN], struct err *err); /* a new one */
+/* A session that begins with path @first; takes @path. Returns its transport, owned. */
+int vmm_session_begin(struct vmm *m, int server, const uint8_t id[PATH_SESSION_LEN],
+		      unsigned first, struct tp *path, struct tp **tp_out,
+		      struct err *err);
+/* The latest one, to be put by session_put(), or NULL. Any thread. */
+struct session *vmm_session_hold(struct vmm *m);
+void vmm_path_failed(struct vmm *m, unsigned i,
+		     const char *why); /* rhead could not connect it */
+void vmm_path_fault(struct vmm *m, unsigned i, const struct tp_fault *f);
+json_t *vmm_paths_json(struct vmm *m); /* returns owned */
 
 /* vmm_stats.c: returns an owned object. */
 json_t *vmm_stats(struct vmm *m);

@@ -3,6 +3,8 @@
  */
 #include "ctl/vmm.h"
 
+#include "replication/session.h"
+
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -179,6 +181,25 @@ __attribute__((nonnull(4))) static int take_fds(json_t *msg, const int *fds, int
 	return 0;
 }
 
+static int parse_paths(json_t *msg, struct vmm_setup *s, struct err *err)
+{
+	json_t *list = json_object_get(msg, "paths"), *v;
+	size_t i;
+	int rc = 0;
+
+	if (!json_is_array(list) || !json_array_size(list) ||
+	    json_array_size(list) > PATHSEL_MAX)
+		return err_set(err, -EINVAL, "setup: \"paths\" must be a list of 1 to %d",
+			       PATHSEL_MAX);
+	json_array_foreach(list, i, v)
+	{
+		rc = rc ? rc : want_string(v, "transport", &s->path[i].transport, err);
+		rc = rc ? rc : want_string(v, "args", &s->path[i].args, err);
+		s->n_paths++;
+	}
+	return rc;
+}
+
 static int parse_scalars(json_t *msg, struct vmm_setup *s, struct err *err)
 {
 	int rc = 0;
@@ -209,6 +230,10 @@ static int parse_scalars(json_t *msg, struct vmm_setup *s, struct err *err)
 	rc = rc ? rc : want_number(msg, "cache", 0, 1ull << 40, &s->cache, err);
 	rc = rc ? rc : want_number(msg, "netbuf", 1 << 16, 1ull << 40, &s->netbuf, err);
 	rc = rc ? rc : want_number(msg, "diskbuf", 1 << 20, 1ull << 40, &s->diskbuf, err);
+	rc = rc ? rc : want_string(msg, "module_dir", &s->module_dir, err);
+	rc = rc ? rc
+		: want_number(msg, "path_buffer", SES_REPLAY_MIN, 1u << 30,
+			      &s->path_buffer, err);
 	rc = rc ? rc : want_unsigned(msg, "uid", 0, INT_MAX, &s->uid, err);
 	rc = rc ? rc : want_unsigned(msg, "gid", 0, INT_MAX, &s->gid, err);
 	return rc;
@@ -227,6 +252,7 @@ int vmm_setup_parse(json_t *msg, const int *fds, int nfds, struct vmm_setup *s,
 		s->net_fd[i] = s->vhost_fd[i] = s->sniff_fd[i] = -1;
 	rc = parse_scalars(msg, s, err);
 	rc = rc ? rc : parse_devices(msg, s, err);
+	rc = rc ? rc : parse_paths(msg, s, err);
 	rc2 = take_fds(msg, fds, nfds, s, rc ? NULL : err);
 	return rc ? rc : rc2;
 }

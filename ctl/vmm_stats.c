@@ -149,6 +149,7 @@ json_t *vmm_stats(struct vmm *m)
 		json_object_set_new(o, "netbuf", of_netbuf(m->netbuf));
 	if (m->diskrep)
 		json_object_set_new(o, "disks", of_disks(m->diskrep));
+	json_object_set_new(o, "paths", vmm_paths_json(m));
 	if (m->mem)
 		json_object_set_new(o, "pages", of_pages(m->mem));
 	return o;

@@ -148,6 +148,8 @@ static void on_state(struct vmrun *v, json_t *msg)
 	ev.u.vm_state.engine =
 		pair_engine_of(json_string_value(json_object_get(msg, "role")), state);
 	ev.u.vm_state.term = number(msg, "term");
+	if (ev.u.vm_state.engine == PAIR_ENG_SYNCING)
+		v->try_path = 0; /* there is a link: the next one begins with the best */
 	ev.u.vm_state.bye = json_is_true(json_object_get(msg, "bye"));
 	if (why && why[0])
 		events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
@@ -237,6 +239,10 @@ static void on_event(void *arg, json_t *msg)
 		on_guest(v, msg);
 	else if (!strcmp(ev, "ready"))
 		on_ready(v);
+	else if (!strcmp(ev, "want-path"))
+		vmrun_want_path(v, msg);
+	else if (!strcmp(ev, "path"))
+		vmrun_path_changed(v, msg);
 	else if (!strcmp(ev, "error"))
 		events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
 			   "rhea-vm gives up: %s",
@@ -284,6 +290,7 @@ static void on_exited(void *arg, int status)
 	log_info("%s: rhea-vm ended: %s", v->cfg->name, how);
 	events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
 		   "rhea-vm ended: %s", how);
+	vmrun_paths_cancel(v);
 	vmproc_destroy(v->proc);
 	v->proc = NULL;
 	vmrun_clean(v->cfg);
@@ -344,6 +351,7 @@ void vmrun_destroy(struct vmrun *v)
 	if (!v)
 		return;
 	link_connect_cancel(v->connect);
+	vmrun_paths_cancel(v);
 	if (v->kept_fd >= 0)
 		(void)close(v->kept_fd); /* nothing that matters was written through it */
 	if (v->proc) {

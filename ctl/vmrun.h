@@ -39,6 +39,9 @@ void vmrun_arbiter(struct vmrun *v, const struct arb_answer *ans);
 void vmrun_stored(struct vmrun *v, uint64_t id, int ok, const char *why);
 void vmrun_incoming(struct vmrun *v, uint64_t term, int fd); /* takes @fd */
 
+/* A further path of the link that there is; takes @fd. */
+void vmrun_further(struct vmrun *v, uint64_t term, int fd);
+
 /* Ask rhea-vm for its counters; the answer is told to the host's watchers. Returns a number
  * that vmrun_stats_seq() reaches when it is there, or 0: there is no process to ask. */
 uint64_t vmrun_stats_ask(struct vmrun *v);

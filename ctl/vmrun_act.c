@@ -22,8 +22,6 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { CONNECT_MS = 2000 };
-
 static void do_log(struct vmrun *v, const struct pair_action *a)
 {
 	memcpy(v->said, a->u.log.text, sizeof(v->said));
@@ -189,6 +187,7 @@ static void do_unlink(struct vmrun *v, const struct pair_action *a)
 {
 	link_connect_cancel(v->connect);
 	v->connect = NULL;
+	vmrun_paths_cancel(v);
 	if (v->proc)
 		order(v, json_pack("{s:s,s:s}", "op", "unlink", "why", a->u.unlink.why),
 		      -1);
@@ -217,9 +216,11 @@ static void do_connect(struct vmrun *v, const struct pair_action *a)
 
 	link_connect_cancel(v->connect);
 	v->connect = NULL;
-	if (!link_connect(v->h->loop, &config_self(v->h->cfg)->replication,
-			  &config_peer(v->h->cfg)->replication, v->cfg->name,
-			  a->u.link.term, CONNECT_MS, on_connected, v, &v->connect, &err))
+	/* Each attempt begins with another path, until a link comes of one. */
+	v->kept_path = v->try_path;
+	v->try_path = (v->try_path + 1) % v->h->cfg->n_paths;
+	if (!vmrun_link_connect(v, v->kept_path, 0, a->u.link.term, on_connected, v,
+				&v->connect, &err))
 		return;
 	log_ratelimited(LOG_LVL_INFO, 2000, "%s: %s", v->cfg->name, err.msg);
 	vmrun_simple(v, PAIR_EV_CONNECT_FAILED);
@@ -236,9 +237,10 @@ static void do_link_give(struct vmrun *v, const struct pair_action *a)
 {
 	if (v->kept_fd >= 0)
 		order(v,
-		      json_pack("{s:s,s:s,s:I,s:[s]}", "op", "link", "side",
+		      json_pack("{s:s,s:s,s:I,s:i,s:[s]}", "op", "link", "side",
 				a->u.link.primary ? "primary" : "standby", "term",
-				(json_int_t)a->u.link.term, "fds", "link"),
+				(json_int_t)a->u.link.term, "path", (int)v->kept_path,
+				"fds", "link"),
 		      v->kept_fd);
 	do_link_close(v, a); /* rhea-vm has a copy of its own */
 }

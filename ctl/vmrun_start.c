@@ -168,6 +168,18 @@ static json_t *list_devices(const struct config_vm *vm, const struct parcel *p,
 	return nets;
 }
 
+static json_t *list_paths(const struct config *cfg)
+{
+	json_t *paths = json_array();
+
+	/* A failed append leaves the list short, which the peer refuses. */
+	for (unsigned i = 0; i < cfg->n_paths; i++)
+		json_array_append_new(paths, json_pack("{s:s,s:s}", "transport",
+						       cfg->paths[i].transport, "args",
+						       cfg->paths[i].args));
+	return paths;
+}
+
 static int hex_key(const struct config *cfg, char out[2 * CONFIG_KEY_LEN + 1])
 {
 	uint8_t key[CONFIG_KEY_LEN];
@@ -199,7 +211,7 @@ static json_t *setup_message(struct host *h, const struct config_vm *vm,
 	nets = list_devices(vm, p, &disks);
 	msg = json_pack(
 		"{s:s,s:s,s:s,s:s,s:s,s:s,s:I,s:i,s:s,s:s,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:I,s:I,s:I,s:I,"
-		"s:s,s:o,s:o,s:i,s:i}",
+		"s:s,s:o,s:o,s:i,s:i,s:o,s:s,s:I}",
 		"op", "setup", "vm", vm->name, "host", config_self(cfg)->name, "peer",
 		config_peer(cfg)->name, "pair", cfg->pair, "psk", psk, "ram",
 		(json_int_t)vm->memory, "vcpus", (int)vm->vcpus, "cpu", vm->cpu,
@@ -211,7 +223,8 @@ static json_t *setup_message(struct host *h, const struct config_vm *vm,
 		(json_int_t)vm->delta_cache, "netbuf", (json_int_t)vm->netbuf_limit,
 		"diskbuf", (json_int_t)vm->disk_buffer, "log", h->opts.log, "nets", nets,
 		"disks", disks, "uid", pw ? (int)pw->pw_uid : 0, "gid",
-		pw ? (int)pw->pw_gid : 0);
+		pw ? (int)pw->pw_gid : 0, "paths", list_paths(cfg), "module_dir",
+		h->opts.module_dir, "path_buffer", (json_int_t)cfg->path_buffer);
 	explicit_bzero(psk, sizeof(psk));
 	return msg;
 }

@@ -26,7 +26,7 @@ mapfile -t scripts < <(git ls-files '*.sh' .ci/run)
 # clang-tidy reads its compiler flags from here. Libraries' headers are the system's: not ours to judge.
 mkdir -p build/lint
 # shellcheck disable=SC2046 # words are wanted
-printf '%s\n' -xc -std=gnu17 -D_GNU_SOURCE '-DRHEA_VERSION="lint"' "-I$PWD" \
+printf '%s\n' -xc -std=gnu17 -D_GNU_SOURCE '-DRHEA_VERSION="lint"' '-DRHEA_MODULE_DIR="lint"' "-I$PWD" \
 	$(pkg-config --cflags "${packages[@]}" | sed 's/-I/-isystem/g') > build/lint/compile_flags.txt
 
 run clang-format clang-format --dry-run -Werror "${all[@]}"

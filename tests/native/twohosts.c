@@ -120,6 +120,18 @@ static void make_host_net(struct twohosts *p, int i)
 		th_fail(p, "the network of host %s could not be made", h->name);
 }
 
+static void make_replication(struct twohosts *p, unsigned path)
+{
+	if (sh("ip -n %s link add repl%u type veth peer name repl%u netns %s",
+	       p->host[0].ns, path, path, p->host[1].ns))
+		th_fail(p, "the replication network could not be made");
+	for (int i = 0; i < 2; i++)
+		if (sh("ip -n %s addr add 10.%u.0.%d/24 dev repl%u && ip -n %s link set repl%u "
+		       "up",
+		       p->host[i].ns, 78 + path, 1 + i, path, p->host[i].ns, path))
+			th_fail(p, "the replication network could not be set up");
+}
+
 static void make_nets(struct twohosts *p)
 {
 	if (sh("ip netns add %s && ip -n %s link set lo up", p->ns_c, p->ns_c) ||
@@ -130,14 +142,9 @@ static void make_nets(struct twohosts *p)
 		th_fail(p, "the client network could not be made");
 	make_host_net(p, 0);
 	make_host_net(p, 1);
-	if (sh("ip -n %s link add repl0 type veth peer name repl0 netns %s",
-	       p->host[0].ns, p->host[1].ns))
-		th_fail(p, "the replication network could not be made");
-	for (int i = 0; i < 2; i++)
-		if (sh("ip -n %s addr add 10.78.0.%d/24 dev repl0 && ip -n %s link set "
-		       "repl0 up",
-		       p->host[i].ns, 1 + i, p->host[i].ns))
-			th_fail(p, "the replication network could not be set up");
+	make_replication(p, 0);
+	if (p->opts.two_paths)
+		make_replication(p, 1);
 }
 
 static void write_config(struct twohosts *p)
@@ -161,6 +168,14 @@ static void write_config(struct twohosts *p)
 			      "\"10.77.0.%d:7701\" ); }%s\n",
 			      p->host[i].name, 1 + i, 1 + i, 11 + i, i ? "" : ",");
 	(void)fprintf(f, ");\n");
+	if (o->two_paths)
+		(void)fprintf(
+			f,
+			"paths = (\n"
+			"  { transport = \"tcp\"; address = { a = \"10.78.0.1:7700\"; b = "
+			"\"10.78.0.2:7700\"; }; },\n"
+			"  { transport = \"tcp\"; address = { a = \"10.79.0.1:7700\"; b = "
+			"\"10.79.0.2:7700\"; }; } );\n");
 	if (o->no_etcd)
 		(void)fprintf(f, "arbiter = { kind = \"manual\"; };\n");
 	else
@@ -323,6 +338,12 @@ void th_cut(struct twohosts *p, int cut)
 		if (sh("ip netns exec %s bridge link set dev %s isolated %s", p->ns_c,
 		       p->port[i], cut ? "on" : "off"))
 			th_fail(p, "the client network could not be switched");
+}
+
+void th_cut_path(struct twohosts *p, unsigned path, int cut)
+{
+	if (sh("ip -n %s link set repl%u %s", p->host[0].ns, path, cut ? "down" : "up"))
+		th_fail(p, "replication network %u could not be switched", path);
 }
 
 void th_rate(struct twohosts *p, const char *rate)

@@ -24,6 +24,7 @@ struct th_opts {
 	unsigned heartbeat_ms, missed;
 	const char *extra_vm; /* more lines for the VM's config, or NULL */
 	int no_etcd;
+	int two_paths; /* a second replication network, 10.79.0.0/24, and both as tcp paths */
 };
 
 struct th_host {
@@ -64,6 +65,9 @@ int th_crashed(struct twohosts *p, int host);
 
 /* Cut or join the two hosts' networks; each keeps its way to the clients and etcd. */
 void th_cut(struct twohosts *p, int cut);
+
+/* Pull or plug the cable of replication network @path. */
+void th_cut_path(struct twohosts *p, unsigned path, int cut);
 
 /* Let the replication network carry so much each way ("5mbit", as tc writes it), or NULL: as much as
  * it can. */

@@ -25,7 +25,7 @@ static struct preface_wire good(void)
 {
 	struct preface_wire w;
 
-	CU_ASSERT_EQUAL(preface_encode("vm-1.x_Y", 0x0102030405060708ull, &w), 0);
+	CU_ASSERT_EQUAL(preface_encode("vm-1.x_Y", 0x0102030405060708ull, 0, &w), 0);
 	return w;
 }
 
@@ -52,12 +52,12 @@ static void test_names(void)
 	struct err err = {0};
 	struct preface p;
 
-	CU_ASSERT_EQUAL(preface_encode(longest, 1, &w), 0);
+	CU_ASSERT_EQUAL(preface_encode(longest, 1, 0, &w), 0);
 	CU_ASSERT_EQUAL(preface_parse(&w, &p, &err), 0);
 	CU_ASSERT_STRING_EQUAL(p.vm, longest);
-	CU_ASSERT_EQUAL(preface_encode("01234567890123456789012345678901", 1, &w),
+	CU_ASSERT_EQUAL(preface_encode("01234567890123456789012345678901", 1, 0, &w),
 			-ENAMETOOLONG);
-	CU_ASSERT_EQUAL(preface_encode("", 1, &w), 0);
+	CU_ASSERT_EQUAL(preface_encode("", 1, 0, &w), 0);
 	CU_ASSERT_EQUAL(preface_parse(&w, &p, &err), -EBADMSG);
 	w = good();
 	memset(w.vm, 'a', sizeof(w.vm)); /* no NUL at all */
@@ -85,6 +85,10 @@ static void test_each_byte(void)
 			err = (struct err){0};
 			rc = preface_parse(&w, &p, &err);
 			CU_ASSERT(rc == 0 || (rc == -EBADMSG && err.msg[0]));
+			if (i == 10 && v == PREFACE_FURTHER) {
+				CU_ASSERT(!rc && p.further);
+				continue;
+			}
 			if (i < 16 ||
 			    i >= offsetof(struct preface_wire, vm) + sizeof(w.vm))
 				CU_ASSERT_EQUAL(rc, -EBADMSG);
@@ -162,7 +166,7 @@ static void test_meet(void)
 	new_loop();
 	l = listener("127.0.0.1");
 	peer = addr("127.0.0.1", link_listener_port(l));
-	CU_ASSERT_EQUAL(link_connect(loop, &local, &peer, "v", 42, 5000, on_connected,
+	CU_ASSERT_EQUAL(link_connect(loop, &local, &peer, "v", 42, 0, 5000, on_connected,
 				     NULL, &c, &err),
 			0);
 	CU_ASSERT_EQUAL(loop_run(loop), 0);
@@ -191,14 +195,14 @@ static void test_refused(void)
 	l = listener("127.0.0.1");
 	peer = addr("127.0.0.1", link_listener_port(l));
 	link_listener_destroy(l);
-	CU_ASSERT_EQUAL(link_connect(loop, &local, &peer, "v", 1, 5000, on_connected,
+	CU_ASSERT_EQUAL(link_connect(loop, &local, &peer, "v", 1, 0, 5000, on_connected,
 				     NULL, &c, &err),
 			0);
 	CU_ASSERT_EQUAL(loop_run(loop), 0);
 	CU_ASSERT_EQUAL(con_fd, -ECONNREFUSED);
 	/* Cancelled: the callback does not come. */
 	con_fd = 7;
-	CU_ASSERT_EQUAL(link_connect(loop, &local, &peer, "v", 1, 5000, on_connected,
+	CU_ASSERT_EQUAL(link_connect(loop, &local, &peer, "v", 1, 0, 5000, on_connected,
 				     NULL, &c, &err),
 			0);
 	link_connect_cancel(c);
@@ -206,7 +210,7 @@ static void test_refused(void)
 	CU_ASSERT_EQUAL(con_fd, 7);
 	link_connect_cancel(NULL);
 	CU_ASSERT(link_connect(loop, &local, &peer, "0123456789012345678901234567890123",
-			       1, 5000, on_connected, NULL, &c, &err) < 0);
+			       1, 0, 5000, on_connected, NULL, &c, &err) < 0);
 	end_loop();
 }
 

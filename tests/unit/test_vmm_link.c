@@ -6,6 +6,7 @@
 #include "ctl/vmm.h"
 #include "hv/base/loop.h"
 #include "remus/standby.h"
+#include "replication/path.h"
 #include "tests/unit/link.h"
 #include "tests/unit/unit.h"
 
@@ -64,14 +65,33 @@ void vmm_tell(struct vmm *m, json_t *msg)
 	json_decref(msg);
 }
 
+/* The primary's end: TLS, and that it is the only path to this VM. */
+static void *say_path(void *arg)
+{
+	struct link_side *s = arg;
+	const struct path_key key = {
+		.pair = s->identity, .psk = s->psk, .timeout_ms = s->timeout_ms};
+	const struct path_terms t = {.purpose = PATH_ALONE,
+				     .paths = 1,
+				     .term = s->term,
+				     .vm = "v",
+				     .transport = "tcp"};
+
+	s->rc = path_connect(s->fd, &key, &t, &s->tp, &s->err);
+	return NULL;
+}
+
 static struct vmm *new_vmm(void)
 {
 	static struct vmm m;
-	static char pair[] = "test pair", dummy;
+	static char pair[] = "test pair", vm[] = "v", tcp[] = "tcp", dummy;
 	struct err err = {0};
 
 	m = (struct vmm){.link_lock = PTHREAD_MUTEX_INITIALIZER};
 	m.set.pair = pair;
+	m.set.vm = vm;
+	m.set.path[0].transport = tcp;
+	m.set.n_paths = 1;
 	memcpy(m.set.psk, link_psk, sizeof(m.set.psk));
 	m.standby = (struct standby *)&dummy;
 	memset(&engine, 0, sizeof(engine));
@@ -91,13 +111,20 @@ static void turn(struct vmm *m)
 	CU_ASSERT_FATAL(event_base_loop(loop_base(m->ctl), EVLOOP_ONCE) >= 0);
 }
 
+static int give(struct vmm *m, int fd, uint64_t term)
+{
+	const struct vmm_link_order o = {.fd = fd, .term = term};
+
+	return vmm_link(m, &o);
+}
+
 /* Somebody connected and says nothing. Returns the far end. */
 static int stranger(struct vmm *m, int expect)
 {
 	int fd[2];
 
 	link_sockets(fd);
-	CU_ASSERT_EQUAL_FATAL(vmm_link(m, fd[1], 0, 7), expect);
+	CU_ASSERT_EQUAL_FATAL(give(m, fd[1], 7), expect);
 	return fd[0];
 }
 
@@ -107,11 +134,13 @@ static void peer(struct vmm *m, struct link_side *side, uint64_t term, const uin
 	int fd[2];
 
 	link_sockets(fd);
-	*side = (struct link_side){
-		.fd = fd[0], .identity = "test pair", .psk = psk, .timeout_ms = 20000};
-	CU_ASSERT_EQUAL_FATAL(pthread_create(&side->thread, NULL, link_handshake, side),
-			      0);
-	CU_ASSERT_EQUAL_FATAL(vmm_link(m, fd[1], 0, term), 0);
+	*side = (struct link_side){.fd = fd[0],
+				   .identity = "test pair",
+				   .psk = psk,
+				   .timeout_ms = 20000,
+				   .term = term};
+	CU_ASSERT_EQUAL_FATAL(pthread_create(&side->thread, NULL, say_path, side), 0);
+	CU_ASSERT_EQUAL_FATAL(give(m, fd[1], term), 0);
 }
 
 /* It has found its other end closed; or, if it is @attached, hears what the engine says. */
@@ -199,8 +228,10 @@ static void test_one_wins(void)
 static void test_old_one(void)
 {
 	struct vmm *m = new_vmm();
-	struct link_side side,
-		late = {.identity = "test pair", .psk = link_psk, .timeout_ms = 20000};
+	struct link_side side, late = {.identity = "test pair",
+				       .psk = link_psk,
+				       .timeout_ms = 20000,
+				       .term = 7};
 
 	late.fd = stranger(m, 0);
 	peer(m, &side, 1, link_psk);
@@ -209,8 +240,7 @@ static void test_old_one(void)
 	peer_end(&side, 1);
 	tp_close(engine.tp);
 	engine.tp = NULL;
-	CU_ASSERT_EQUAL_FATAL(pthread_create(&late.thread, NULL, link_handshake, &late),
-			      0);
+	CU_ASSERT_EQUAL_FATAL(pthread_create(&late.thread, NULL, say_path, &late), 0);
 	while (m->handshakes)
 		turn(m);
 	CU_ASSERT_EQUAL_FATAL(engine.attached, 1);
