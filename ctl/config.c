@@ -76,30 +76,38 @@ static ssize_t read_file(const char *path, char *buf, size_t room, struct stat *
 	return n;
 }
 
-static int read_key_file(struct config_reader *r, config_setting_t *s, uint8_t *key)
+int config_read_key(const char *path, uint8_t *key, struct err *err)
 {
-	char path[PATH_MAX], text[256];
+	char text[256];
 	struct stat st;
-	ssize_t n;
-	int rc = config_text_of(r, s, path, sizeof(path));
+	ssize_t n = read_file(path, text, sizeof(text), &st);
+	int rc = 0;
 
-	if (rc)
-		return rc;
-	n = read_file(path, text, sizeof(text), &st);
 	if (n < 0)
-		return config_fail(r, s, (int)n,
-				   "%s: %s; make it with: openssl rand -hex 32 > %s",
-				   path, strerror((int)-n), path);
+		return err_set(err, (int)n,
+			       "%s: %s; make it with: rheactl pair OTHER-HOST", path,
+			       strerror((int)-n));
 	if (st.st_mode & 077)
-		rc = config_fail(r, s, -EPERM, "%s can be read by others; chmod 600 %s",
-				 path, path);
+		rc = err_set(err, -EPERM, "%s can be read by others; chmod 600 %s", path,
+			     path);
 	else if (parse_key(text, key))
-		rc = config_fail(
-			r, s, -EINVAL,
-			"%s does not hold 64 hex digits; make it with: openssl rand -hex 32",
-			path);
-	OPENSSL_cleanse(text, sizeof(text));
+		rc = err_set(err, -EINVAL,
+			     "%s does not hold 64 hex digits; make it anew with: "
+			     "rheactl pair --replace OTHER-HOST",
+			     path);
+	explicit_bzero(text, sizeof(text));
 	return rc;
+}
+
+static int read_key_file(struct config_reader *r, config_setting_t *s, struct config *cfg)
+{
+	struct err why = {0};
+	int rc = config_text_of(r, s, cfg->key_file, sizeof(cfg->key_file));
+
+	if (rc || r->flags & CONFIG_NO_KEY)
+		return rc;
+	rc = config_read_key(cfg->key_file, cfg->key, &why);
+	return rc ? config_fail(r, s, rc, "%s", why.msg) : 0;
 }
 
 static int read_pair(struct config_reader *r, config_setting_t *root, struct config *cfg)
@@ -119,12 +127,12 @@ static int read_pair(struct config_reader *r, config_setting_t *root, struct con
 	if (!key == !file)
 		return config_fail(r, s, -EINVAL, "give either key or key_file");
 	if (file)
-		return read_key_file(r, file, cfg->key);
+		return read_key_file(r, file, cfg);
 	rc = config_text_of(r, key, text, sizeof(text));
 	if (!rc && parse_key(text, cfg->key))
 		rc = config_fail(
 			r, key, -EINVAL,
-			"must be 64 hex digits; make them with: openssl rand -hex 32");
+			"must be 64 hex digits; or let rheactl pair make a key_file");
 	OPENSSL_cleanse(text, sizeof(text));
 	return rc;
 }

@@ -120,6 +120,7 @@ struct config {
 	char pair[CONFIG_NAME_MAX];
 	uint8_t key[CONFIG_KEY_LEN]; /* secret: everything between the hosts is derived
 					from it */
+	char key_file[PATH_MAX];     /* where it is from; "": the config itself */
 	struct config_host hosts[CONFIG_HOSTS];
 	unsigned self, peer; /* indices into hosts */
 	struct config_arbiter arbiter;
@@ -140,6 +141,9 @@ enum {
 	CONFIG_NO_FILES = 1,
 	/* Port 0 (any free one) is fine. For tests. */
 	CONFIG_ANY_PORT = 2,
+	/* Do not open the key file, and leave config.key zero if there is one. For who is
+	 * about to make it. */
+	CONFIG_NO_KEY = 4,
 };
 
 /* Read @path as host @host (NULL: this machine's host name, with or without its domain).
@@ -152,6 +156,16 @@ int config_load(const char *path, const char *host, unsigned flags,
 int config_parse(const char *text, size_t len, const char *name, const char *host,
 		 unsigned flags, struct config **cfg_out, struct err *err);
 void config_free(struct config *cfg); /* wipes the key; NULL is fine */
+
+/* The pair's key from its file, CONFIG_KEY_LEN bytes into @key. 0, or a negative errno (-ENOENT:
+ * there is no such file) and one line in @err. Any thread. */
+int config_read_key(const char *path, uint8_t *key, struct err *err);
+
+/* All that config_digest() covers, as text: a line "path digest" for each value, in canonical order.
+ * Two hosts that compare it learn where their configs differ and not what is in them. Returns
+ * owned with a final NUL, or NULL when out of memory. @text is one that config_parse() took. Any
+ * thread. */
+char *config_outline(const char *text, size_t len);
 
 /* Index of a VM, or -ENOENT. */
 int config_find_vm(const struct config *cfg, const char *name);

@@ -289,10 +289,10 @@ static void test_pair_and_hosts(void)
 	expect(1, "pair = { name = \"p\"; };",
 	       "rhea.conf:1: pair: give either key or key_file");
 	expect(1, "pair = { name = \"p\"; key = \"abc\"; };",
-	       "rhea.conf:1: pair.key: must be 64 hex digits; make them with: openssl rand -hex 32");
+	       "rhea.conf:1: pair.key: must be 64 hex digits; or let rheactl pair make a key_file");
 	expect(1, "pair = { name = \"p\"; key_file = \"/nonexistent/key\"; };",
 	       "rhea.conf:1: pair.key_file: /nonexistent/key: No such file or directory; make it with: "
-	       "openssl rand -hex 32 > /nonexistent/key");
+	       "rheactl pair OTHER-HOST");
 	expect(1, "pair = { name = \"p q\"; key = \"" KEY "\"; };",
 	       "rhea.conf:1: pair.name: \"p q\" is no name; use letters, digits, - and _");
 	expect(1, "pair = { name = \"../x\"; key = \"" KEY "\"; };",
