@@ -39,7 +39,8 @@ static int value_of(config_setting_t *s, char *num, size_t room, const char **ou
 		*out = config_setting_get_bool(s) ? "true" : "false";
 		return 'b';
 	case CONFIG_TYPE_FLOAT:
-		(void)snprintf(num, room, "%.17g", config_setting_get_float(s)); /* fits */
+		(void)snprintf(num, room, "%.17g",
+			       config_setting_get_float(s)); /* fits */
 		return 'f';
 	default:
 		(void)snprintf(num, room, "%lld", config_setting_get_int64(s)); /* fits */
@@ -109,8 +110,8 @@ char *config_outline(const char *text, size_t len)
 
 	config_init(&tree);
 	if (copy && config_read_string(&tree, copy) == CONFIG_TRUE)
-		rc = add_setting(&b, "", config_root_setting(&tree), 0) ?:
-			     buf_add(&b, "", 1);
+		rc = add_setting(&b, "", config_root_setting(&tree), 0)
+			     ?: buf_add(&b, "", 1);
 	config_destroy(&tree);
 	if (copy)
 		explicit_bzero(copy, strlen(copy));

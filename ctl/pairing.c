@@ -149,9 +149,10 @@ int pairing_stage_key(struct staged *st, const char *path, uint8_t *key, struct 
 	int rc;
 
 	if (path[0] != '/')
-		return err_set(err, -EINVAL,
-			       "pair.key_file: %s begins with no \"/\"; give the whole path",
-			       path);
+		return err_set(
+			err, -EINVAL,
+			"pair.key_file: %s begins with no \"/\"; give the whole path",
+			path);
 	for (unsigned i = 0; i < CONFIG_KEY_LEN; i++) {
 		text[2 * i] = digits[key[i] >> 4];
 		text[2 * i + 1] = digits[key[i] & 15];

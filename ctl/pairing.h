@@ -82,8 +82,8 @@ struct pairing_report {
 	struct pairing_hello own, peer;
 	int same_config, same_key, same_version;
 	char where[PAIRING_WHERE_MAX]; /* the first places where the configs differ */
-	int64_t clock_ns;	       /* the peer's clock is ahead by, one trip's time included */
-	int reach_out, reach_in;       /* replication port: there, and here from there */
+	int64_t clock_ns; /* the peer's clock is ahead by, one trip's time included */
+	int reach_out, reach_in; /* replication port: there, and here from there */
 	char reach_why[2][PAIRING_REACH_MAX]; /* there, here: what else was found */
 	enum pairing_did did;
 	int config_copied;

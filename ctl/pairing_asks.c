@@ -78,9 +78,10 @@ static int settle_config(struct asks *a, struct err *err)
 	if (rc || a->r->same_config || a->ask->check)
 		return rc;
 	if (!a->r->peer.has_config)
-		return err_set(err, -ENOENT,
-			       "it cannot use its config (%s); --config copies this host's",
-			       a->r->peer.why);
+		return err_set(
+			err, -ENOENT,
+			"it cannot use its config (%s); --config copies this host's",
+			a->r->peer.why);
 	return err_set(err, -EINVAL,
 		       "its config differs in %s; --config copies this host's over it",
 		       a->r->where);
@@ -110,13 +111,15 @@ static int refuse_key(enum pairing_key_state own, enum pairing_key_state peers,
 		      struct err *err)
 {
 	if (own == PAIRING_KEY_NONE)
-		return err_set(err, -EEXIST,
-			       "it has a key and this host has none; run rheactl pair there to "
-			       "give it to this host, or --replace makes a new one for both");
-	return err_set(err, -EEXIST,
-		       "%s host's key file is there and cannot be used; --replace makes a new key "
-		       "for both",
-		       own == PAIRING_KEY_BAD ? "this" : "that");
+		return err_set(
+			err, -EEXIST,
+			"it has a key and this host has none; run rheactl pair there to "
+			"give it to this host, or --replace makes a new one for both");
+	return err_set(
+		err, -EEXIST,
+		"%s host's key file is there and cannot be used; --replace makes a new key "
+		"for both",
+		own == PAIRING_KEY_BAD ? "this" : "that");
 }
 
 /* What is to be done about the key? */
@@ -130,18 +133,20 @@ static int decide(struct asks *a, struct err *err)
 		return 0;
 	if ((own == PAIRING_KEY_INLINE || peers == PAIRING_KEY_INLINE) &&
 	    (a->ask->replace || own != peers))
-		return err_set(err, -EINVAL,
-			       "the config of %s host holds a key itself; write key_file = "
-			       "\"/etc/rhea/key\" there instead, and pair again",
-			       own == PAIRING_KEY_INLINE ? "this" : "that");
+		return err_set(
+			err, -EINVAL,
+			"the config of %s host holds a key itself; write key_file = "
+			"\"/etc/rhea/key\" there instead, and pair again",
+			own == PAIRING_KEY_INLINE ? "this" : "that");
 	if (a->ask->replace) {
 		a->want = PAIRING_REPLACE;
 		a->make = 1;
 		if (up && !a->ask->force)
-			return err_set(err, -EBUSY,
-				       "rhead runs on %s and reads its key at its start only; "
-				       "stop both, or say --force and restart both",
-				       a->self.hello.rhead_up ? "this host" : "that host");
+			return err_set(
+				err, -EBUSY,
+				"rhead runs on %s and reads its key at its start only; "
+				"stop both, or say --force and restart both",
+				a->self.hello.rhead_up ? "this host" : "that host");
 		return 0;
 	}
 	if (own == PAIRING_KEY_NONE && peers == PAIRING_KEY_NONE)
@@ -259,8 +264,7 @@ static int reach(struct asks *a, struct err *err)
 			       m.len > 2 ? (char *)m.body + 2 : ""); /* cutting is fine */
 		pairing_tame(why[1]);
 		pairing_msg_fini(&m);
-		a->r->reach_out =
-			pairing_reach_try(a->self.cfg, why[0], sizeof(why[0]));
+		a->r->reach_out = pairing_reach_try(a->self.cfg, why[0], sizeof(why[0]));
 	}
 	if (fd >= 0)
 		(void)close(fd); /* nothing was sent */
@@ -290,19 +294,20 @@ static int change(struct asks *a, struct err *err)
 	if (rc)
 		return rc;
 	if (!a->r->same_key)
-		return err_set(err, -EKEYREJECTED,
-			       a->want == PAIRING_CHECK
-				       ? "it has another key than this host; --replace makes a "
-					 "new one for both"
-				       : "it did not prove to have the key that it was sent; "
-					 "nothing was changed");
+		return err_set(
+			err, -EKEYREJECTED,
+			a->want == PAIRING_CHECK
+				? "it has another key than this host; --replace makes a "
+				  "new one for both"
+				: "it did not prove to have the key that it was sent; "
+				  "nothing was changed");
 	if (a->want == PAIRING_CHECK && !a->r->config_copied)
 		return 0;
 	rc = prove(a, err);
 	if (!rc)
 		rc = commit(a, err);
 	if (!rc)
-		a->r->did = a->make			 ? PAIRING_MADE
+		a->r->did = a->make		       ? PAIRING_MADE
 			    : a->want == PAIRING_CHECK ? PAIRING_KEPT
 						       : PAIRING_SHARED;
 	return rc;

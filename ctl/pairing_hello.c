@@ -142,10 +142,11 @@ int pairing_hello_parse(const char *text, size_t len, struct pairing_hello *h,
 	*h = (struct pairing_hello){0};
 	take(&l, "rhea-pair", protocol, sizeof(protocol));
 	if (!l.failed && strcmp(protocol, "1") != 0)
-		return err_set(err, -EPROTONOSUPPORT,
-			       "it pairs by protocol %s, this host by %d; install the same "
-			       "version of Rhea on both",
-			       protocol, PAIRING_PROTOCOL);
+		return err_set(
+			err, -EPROTONOSUPPORT,
+			"it pairs by protocol %s, this host by %d; install the same "
+			"version of Rhea on both",
+			protocol, PAIRING_PROTOCOL);
 	take(&l, "version", h->version, sizeof(h->version));
 	h->want = take_word(&l, "want", want_words, PAIRING_NWANTS);
 	take(&l, "host", h->host, sizeof(h->host));
@@ -160,6 +161,7 @@ int pairing_hello_parse(const char *text, size_t len, struct pairing_hello *h,
 	if (l.failed || l.at != l.end || !is_name(h->host) || !is_name(h->pair) ||
 	    !is_name(h->version) || !h->version[0] ||
 	    (h->has_config && (!h->host[0] || !h->pair[0])))
-		return err_set(err, -EPROTO, "its facts make no sense (a bug, or a stranger)");
+		return err_set(err, -EPROTO,
+			       "its facts make no sense (a bug, or a stranger)");
 	return 0;
 }

@@ -55,8 +55,9 @@ int pairing_header_parse(const char *line, size_t len, enum pairing_type *type_o
 		if (at < len && v <= CONFIG_FILE_MAX)
 			break;
 		if (v < types[i].min || v > types[i].max)
-			return err_set(err, -E2BIG, "it sent a message \"%s\" of %s length",
-				       types[i].name, v > types[i].max ? "too great a" : "no");
+			return err_set(
+				err, -E2BIG, "it sent a message \"%s\" of %s length",
+				types[i].name, v > types[i].max ? "too great a" : "no");
 		*type_out = (enum pairing_type)i;
 		*len_out = v;
 		return 0;
@@ -116,7 +117,8 @@ static ssize_t get_some(int fd, void *p, size_t len, uint64_t until)
 }
 
 /* Byte by byte: what comes behind the header may be a key, and must not stay in a buffer. */
-static int get_header(const struct pairing_io *io, uint64_t until, char *line, size_t *len)
+static int get_header(const struct pairing_io *io, uint64_t until, char *line,
+		      size_t *len)
 {
 	ssize_t n;
 
@@ -155,10 +157,11 @@ static int refuse_header(const char *line, size_t len, struct err *err)
 		return err->code;
 	memcpy(said, line, len);
 	pairing_tame(said);
-	return err_set(err, -EPROTO,
-		       "it said \"%s\", which rheactl pair does not: has it another version, or "
-		       "does a login script there print something?",
-		       said);
+	return err_set(
+		err, -EPROTO,
+		"it said \"%s\", which rheactl pair does not: has it another version, or "
+		"does a login script there print something?",
+		said);
 }
 
 static int get_msg(const struct pairing_io *io, struct pairing_msg *m, struct err *err)

@@ -119,12 +119,14 @@ static int check_wish(struct serves *s, struct err *err)
 	if (asks->want == PAIRING_CHECK)
 		return has_key ? 0 : err_set(err, -ENOENT, "there is no key");
 	if (own->key == PAIRING_KEY_INLINE)
-		return err_set(err, -EINVAL,
-			       "%s holds the key itself; write key_file = \"/etc/rhea/key\" "
-			       "instead",
-			       s->self.place->config);
+		return err_set(
+			err, -EINVAL,
+			"%s holds the key itself; write key_file = \"/etc/rhea/key\" "
+			"instead",
+			s->self.place->config);
 	if (asks->want == PAIRING_ADD && own->key != PAIRING_KEY_NONE)
-		return err_set(err, -EEXIST, "%s is there already", s->self.cfg->key_file);
+		return err_set(err, -EEXIST, "%s is there already",
+			       s->self.cfg->key_file);
 	return 0;
 }
 

@@ -20,6 +20,8 @@ static const char help[] =
 	"  events [--follow] [--count N] [--after ID] [VM]\n"
 	"  drill run kill-vm|stop-vm|cut-link VM [--force]\n"
 	"                                  hurt it on purpose and measure how it goes on\n"
+	"  pair [--check] [--replace] [--config] HOST\n"
+	"                                  give this host and HOST, over ssh, the same key\n"
 	"  version, help\n"
 	"exit status: 0 done, 1 refused or failed, 2 usage, 3 rhead does not answer\n";
 
@@ -70,6 +72,7 @@ static const struct {
 	{"events", rheactl_events},
 	{"failover", rheactl_failover},
 	{"drill", rheactl_drill},
+	{"pair", rheactl_pair},
 	{"stats", rheactl_stats},
 	{"version", run_version},
 	{"help", run_help},

@@ -64,6 +64,7 @@ int rheactl_console(struct rc *rc, const char *vm);
 int rheactl_events(struct rc *rc, int argc, char **argv);
 int rheactl_failover(struct rc *rc, int argc, char **argv);
 int rheactl_drill(struct rc *rc, int argc, char **argv);
+int rheactl_pair(struct rc *rc, int argc, char **argv);
 int rheactl_stats(struct rc *rc, int argc, char **argv);
 /* Send @req (taken) and show progress lines until the last one. */
 int rheactl_wait(struct rc *rc, json_t *req, const char *done);

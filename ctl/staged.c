@@ -22,7 +22,8 @@ static int open_dir(struct staged *s, const char *path)
 	const char *name = slash ? slash + 1 : path;
 	int n;
 
-	if (strlen(path) >= sizeof(s->path) || strlen(name) >= sizeof(s->name) || !name[0])
+	if (strlen(path) >= sizeof(s->path) || strlen(name) >= sizeof(s->name) ||
+	    !name[0])
 		return -ENAMETOOLONG;
 	memcpy(s->path, path, strlen(path) + 1);
 	memcpy(s->name, name, strlen(name) + 1);
@@ -146,7 +147,8 @@ int staged_undo(struct staged *s, struct err *err)
 	if (!rc && (unlinkat(s->dir, gone, 0) || fsync(s->dir)))
 		rc = -errno;
 	if (rc)
-		(void)err_sys(err, rc, "bring the old %s back", s->path); /* rc is returned */
+		(void)err_sys(err, rc, "bring the old %s back",
+			      s->path); /* rc is returned */
 	let_go(s);
 	return rc;
 }
