@@ -15,7 +15,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { SAID_MAX = 4096, SAID_FILE_MAX = 16 << 20, EXIT_NO_EXEC = 127, EXIT_SSH = 255 };
+enum {
+	SAID_MAX = 64 << 10,
+	SAID_FILE_MAX = 16 << 20,
+	EXIT_NO_EXEC = 127,
+	EXIT_SSH = 255
+};
 
 int rc_ssh_quote(char *cmd, size_t room, const char *arg)
 {
@@ -155,6 +160,7 @@ int rc_ssh_end(struct rc_ssh *s, const char **hint_out)
 {
 	char said[SAID_MAX + 1];
 	int status = 0;
+	off_t end;
 	ssize_t n;
 
 	*hint_out = NULL;
@@ -164,7 +170,8 @@ int rc_ssh_end(struct rc_ssh *s, const char **hint_out)
 		while (waitpid(s->pid, &status, 0) < 0 && errno == EINTR)
 			;
 	status = WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_SSH;
-	n = pread(s->said, said, SAID_MAX, 0);
+	end = lseek(s->said, 0, SEEK_END);
+	n = pread(s->said, said, SAID_MAX, end > SAID_MAX ? end - SAID_MAX : 0);
 	said[n > 0 ? n : 0] = '\0';
 	*hint_out = find_hint(said, status);
 	show(said);
