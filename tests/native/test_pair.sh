@@ -137,7 +137,7 @@ same_keys() {
 has_key() {
 	perl -e '
 		local $/;
-		open(K, "<", $ARGV[0]) or die; $k = <K>; chomp $k;
+		open(K, "<", $ARGV[0]) or die; $k = <K>; $k =~ s/\s//g;
 		open(F, "<:raw", $ARGV[1]) or die "$ARGV[1]: $!"; $f = <F>;
 		exit(index(lc $f, lc $k) < 0 && index($f, pack("H*", $k)) < 0)' \
 		"$dir/a/etc/key" "$1"
