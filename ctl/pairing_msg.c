@@ -191,7 +191,8 @@ int pairing_get(const struct pairing_io *io, unsigned want, struct pairing_msg *
 	rc = get_msg(io, m, err);
 	if (!rc && m->type == PAIRING_ERROR) {
 		pairing_tame((char *)m->body);
-		rc = err_set(err, -EREMOTEIO, "%s", (char *)m->body);
+		rc = err_set(err, -EREMOTEIO, "%s",
+			     m->body[0] ? (char *)m->body : "it does not say why");
 	} else if (!rc && !(want >> m->type & 1)) {
 		rc = err_set(err, -EPROTO, "it sent \"%s\" out of turn",
 			     types[m->type].name);

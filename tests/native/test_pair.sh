@@ -15,7 +15,7 @@ cleanup() {
 	for pid in $sshd $rhead; do
 		[ "$pid" = 0 ] || kill -9 "$pid" 2>/dev/null || true
 	done
-	wait
+	wait 2>/dev/null
 	ip netns del $ns_a 2>/dev/null || true
 	ip netns del $ns_b 2>/dev/null || true
 	rm -rf "$dir"
