@@ -167,7 +167,7 @@ static int refuse_header(const char *line, size_t len, struct err *err)
 static int get_msg(const struct pairing_io *io, struct pairing_msg *m, struct err *err)
 {
 	uint64_t until = clock_mono_ns() + (uint64_t)io->wait_ms * 1000000;
-	char line[PAIRING_HEADER_MAX];
+	char line[PAIRING_HEADER_MAX] = "";
 	size_t len;
 	int rc = get_header(io, until, line, &len);
 
