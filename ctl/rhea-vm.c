@@ -247,9 +247,7 @@ static int setup(struct vmm *m, json_t *msg, const int *fds, int nfds, struct er
 	rc = rc ? rc : watch_keeper(m, err);
 	rc = rc ? rc : vmm_crash_init(err);
 	rc = rc ? rc : vmm_build(m, err);
-	if (!rc)
-		vmm_paths_open(m);
-	rc = rc ? rc : vmm_sandbox(&m->set, err);
+	rc = rc ? rc : vmm_sandbox(m, err);
 	rc = rc ? rc : vmm_run_io(m, err);
 	if (!rc)
 		vmm_tell(m, json_pack("{s:s}", "ev", "ready"));

@@ -165,8 +165,10 @@ int vmm_link_path(struct vmm *m, const struct vmm_link_order *o);
 void vmm_link_gone(struct vmm *m); /* the engine gave up the transport; any thread */
 void vmm_fault(struct vmm *m, const struct tp_fault *f);
 
-/* vmm_paths.c. Before the sandbox: load and open the modules; a failure makes that path unusable. */
-void vmm_paths_open(struct vmm *m);
+/* vmm_paths.c. Before the sandbox: load the modules, and open those that want it before (0) or after
+ * (1) the change of user; a failure makes that path unusable. */
+void vmm_paths_load(struct vmm *m);
+void vmm_paths_open(struct vmm *m, int as_user);
 /* What path @i is, as both hosts must see it; purpose and session are the caller's. 0, -EINVAL or
  * -ENODEV. Any thread. */
 int vmm_path_terms(struct vmm *m, unsigned i, uint64_t term, struct path_terms *t,
@@ -186,8 +188,9 @@ json_t *vmm_paths_json(struct vmm *m); /* returns owned */
 /* vmm_stats.c: returns an owned object. */
 json_t *vmm_stats(struct vmm *m);
 
-/* vmm_sandbox.c: give up privileges and all system calls that are not needed. */
-int vmm_sandbox(const struct vmm_setup *s, struct err *err);
+/* vmm_sandbox.c: open transports' modules, then give up privileges and all system calls that are not
+ * needed. */
+int vmm_sandbox(struct vmm *m, struct err *err);
 
 /* vmm_crash.c: for tests. Before the sandbox. 0 also when no test asks for it. */
 int vmm_crash_init(struct err *err);

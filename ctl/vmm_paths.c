@@ -16,6 +16,7 @@
 #include <openssl/rand.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 
 enum {
 	HEAL_MS = 5000, /* alive for so long before it is gone back to */
@@ -26,33 +27,55 @@ enum {
 	SILENCE_PART = 3,	 /* of the time after which the peer is suspected */
 	SILENCE_ALONE_MS = 1000, /* when nobody ever suspects: for tests */
 };
-#define MS_NS 1000000ull
+#define MS_NS	   1000000ull
+#define LOCKED_MAX (UINT64_C(1) << 30) /* bytes */
 
 /* A path whose module is missing is a path that is down: the others carry the VM. */
-static void open_path(struct vmm_path *p, const char *dir, unsigned i)
+static void path_is_off(struct vmm_path *p, unsigned i, const struct err *err)
 {
-	struct err err = {0};
-	int rc;
-
-	if (!strcmp(p->transport, "tcp"))
-		return;
-	rc = tp_module_load(dir, p->transport, &p->module, &err);
-	if (!rc) {
-		rc = p->module->open(p->args, &p->dev, &err);
-		if (rc)
-			(void)err_ctx(&err, "%s", p->transport); /* rc is what counts */
-	}
-	if (!rc)
-		return;
 	p->module = NULL;
-	(void)snprintf(p->why, sizeof(p->why), "%.*s", (int)sizeof(p->why) - 1, err.msg);
+	(void)snprintf(p->why, sizeof(p->why), "%.*s", (int)sizeof(p->why) - 1, err->msg);
 	log_err("path %u (%s): %s", i, p->transport, p->why);
 }
 
-void vmm_paths_open(struct vmm *m)
+/* Memory that a device reads and writes by itself is locked: rings of a few links, never the guest's. */
+static void allow_locking(void)
 {
-	for (unsigned i = 0; i < m->set.n_paths; i++)
-		open_path(&m->set.path[i], m->set.module_dir, i);
+	static const struct rlimit most = {.rlim_cur = LOCKED_MAX,
+					   .rlim_max = LOCKED_MAX};
+
+	if (setrlimit(RLIMIT_MEMLOCK, &most))
+		log_warn("no more memory may be locked (%s): rdma may not start",
+			 strerror(errno));
+}
+
+void vmm_paths_load(struct vmm *m)
+{
+	for (unsigned i = 0; i < m->set.n_paths; i++) {
+		struct vmm_path *p = &m->set.path[i];
+		struct err err = {0};
+
+		if (!strcmp(p->transport, "tcp"))
+			continue;
+		allow_locking();
+		if (tp_module_load(m->set.module_dir, p->transport, &p->module, &err))
+			path_is_off(p, i, &err);
+	}
+}
+
+void vmm_paths_open(struct vmm *m, int as_user)
+{
+	for (unsigned i = 0; i < m->set.n_paths; i++) {
+		struct vmm_path *p = &m->set.path[i];
+		struct err err = {0};
+
+		if (!p->module || p->module->as_user != as_user)
+			continue;
+		if (p->module->open(p->args, &p->dev, &err)) {
+			(void)err_ctx(&err, "%s", p->transport); /* told below */
+			path_is_off(p, i, &err);
+		}
+	}
 }
 
 int vmm_path_terms(struct vmm *m, unsigned i, uint64_t term, struct path_terms *t,

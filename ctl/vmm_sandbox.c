@@ -122,6 +122,9 @@ static int filter_calls(struct err *err)
 		return err_set(err, -ENOMEM, "system call filter: out of memory");
 	for (size_t i = 0; !rc && i < sizeof(allowed) / sizeof(allowed[0]); i++)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
+	/* Also over threads that a transport's library has started. */
+	if (!rc)
+		rc = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, 1);
 	/* The C library asks files for the time zone and such; "no such file" does it no
 	 * harm. */
 	if (!rc)
@@ -152,13 +155,18 @@ static int drop_privileges(const struct vmm_setup *s, struct err *err)
 	return 0;
 }
 
-int vmm_sandbox(const struct vmm_setup *s, struct err *err)
+int vmm_sandbox(struct vmm *m, struct err *err)
 {
 	int rc;
 
 	/* Reads its configuration files while there still are files. */
 	if (!OPENSSL_init_ssl(0, NULL))
 		return err_set(err, -EIO, "OpenSSL could not start");
-	rc = drop_privileges(s, err);
-	return rc ? rc : filter_calls(err);
+	vmm_paths_load(m);
+	vmm_paths_open(m, 0);
+	rc = drop_privileges(&m->set, err);
+	if (rc)
+		return rc;
+	vmm_paths_open(m, 1);
+	return filter_calls(err);
 }

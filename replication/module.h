@@ -5,7 +5,8 @@
  * nothing of keys: its bytes travel in the clear, and the layer above seals them. How a
  * link comes to be:
  *
- *     open(args)             once a process, before it is shut in: devices, files, libraries
+ *     open(args)             once a process, before system calls are filtered: devices, files;
+ *                            threads that it starts are caught by the filter as well
  *     prepare() ─► blob      each end describes itself in at most TP_BLOB_MAX bytes; the
  *                            blobs cross over a connection that has already proven who the
  *                            peer is, so they are trusted no less than what follows
@@ -30,6 +31,9 @@ enum { TP_MODULE_VERSION = 1, TP_BLOB_MAX = 256 };
 struct tp_module {
 	unsigned version; /* TP_MODULE_VERSION; another one is not loaded */
 	const char *name;
+	/* 1: what open() opens serves only who has its user, group and capabilities: so it is called
+	 * when the process has given up those that it started with. 0: it needs them. */
+	int as_user;
 	/* @args: what the config says of the device, each module's own words. May open files
 	 * and needs the rights for it. Owned by the caller. 0 or -errno with @err. */
 	int (*open)(const char *args, struct tp_dev **dev_out, struct err *err);

@@ -60,6 +60,7 @@ static int connect_end(struct tp_end *end, const uint8_t *blob, size_t len,
 extern const struct tp_module rhea_tp_module;
 __attribute__((visibility("default"))) const struct tp_module rhea_tp_module = {
 	.version = TP_MODULE_VERSION,
+	.as_user = 1,
 	.name = "rdma",
 	.open = dev_open,
 	.close = dev_close,

@@ -227,7 +227,11 @@ int main(int argc, char **argv)
 		.interval_us = 10000,
 		.heartbeat_ms = HEARTBEAT_MS,
 		.missed = MISSED,
-		.two_paths = 1,
+		.networks = 2,
+		.paths = "{ transport = \"tcp\"; address = { a = \"10.78.0.1:7700\"; "
+			 "b = \"10.78.0.2:7700\"; }; }, "
+			 "{ transport = \"tcp\"; address = { a = \"10.79.0.1:7700\"; "
+			 "b = \"10.79.0.2:7700\"; }; }",
 	};
 	static struct twohosts p;
 	struct before b;

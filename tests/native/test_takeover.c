@@ -166,15 +166,48 @@ static void one_round(struct twohosts *p, unsigned round, struct tally *t)
 		       (unsigned long long)o.last_n, (unsigned long long)o.frames);
 }
 
+#define TALKING "mode=counter dirty=64 net=1 disk=1 pace=500"
+
 /* Two guests: one that says something all the time, so that most epochs end early and most of
- * its pages are hot; one that writes so much that pages are copied while it runs. */
+ * its pages are hot; one that writes so much that pages are copied while it runs. The first one also
+ * with its checkpoints in Ethernet frames of our own, by a port under DPDK. */
 static const struct phase {
 	const char *name, *cmdline;
 	unsigned memory_mib, interval_us, rounds_of_10;
+	const char *transport, *paths;
 } phases[] = {
-	{"talking", "mode=counter dirty=64 net=1 disk=1 pace=500", 32, 10000, 8},
-	{"writing", "mode=counter dirty=4000 net=1 disk=1", 64, 40000, 2},
+	{"talking", TALKING, 32, 10000, 7, NULL, NULL},
+	{"writing", "mode=counter dirty=4000 net=1 disk=1", 64, 40000, 2, NULL, NULL},
+	{"talking, dpdk", TALKING, 32, 10000, 1, "dpdk",
+	 "{ transport = \"dpdk\"; args = \"--vdev=net_af_packet0,iface=repl1 window=4\"; "
+	 "address = { a = \"10.78.0.1:7702\"; b = \"10.78.0.2:7702\"; }; }, "
+	 "{ transport = \"tcp\"; address = { a = \"10.78.0.1:7700\"; "
+	 "b = \"10.78.0.2:7700\"; }; }"},
 };
+
+/* Protected, and by what it was meant to be. */
+static void expect_transport(struct twohosts *p, const char *name)
+{
+	int host = th_wait_protected(p, PROTECT_MS);
+	uint64_t end = clock_mono_ns() + (uint64_t)PROTECT_MS * 1000000;
+	json_t *st, *path;
+	int used = 0;
+
+	while (host >= 0 && !used && clock_mono_ns() < end) {
+		st = th_rheactl(p, host, "--json status");
+		path = json_array_get(
+			json_object_get(json_array_get(json_object_get(st, "vms"), 0),
+					"link_paths"),
+			0);
+		used = json_is_true(json_object_get(path, "in_use")) &&
+		       !strcmp(json_string_value(json_object_get(path, "transport")),
+			       name);
+		json_decref(st);
+		th_sleep_ms(50);
+	}
+	if (!used)
+		th_fail(p, "the checkpoints do not go by %s", name);
+}
 
 static void run_phase(const struct phase *ph, const char *guest, unsigned rounds)
 {
@@ -193,9 +226,16 @@ static void run_phase(const struct phase *ph, const char *guest, unsigned rounds
 	if (!rounds)
 		return;
 	memset(&t, 0, sizeof(t));
+	if (ph->transport) {
+		opts.networks = 2;
+		opts.paths = ph->paths;
+	}
 	th_up(&p, &opts);
-	for (unsigned r = 0; r < rounds; r++)
+	for (unsigned r = 0; r < rounds; r++) {
+		if (ph->transport)
+			expect_transport(&p, ph->transport);
 		one_round(&p, r, &t);
+	}
 	printf("%s guest, %u rounds\n", ph->name, rounds);
 	for (int d = 0; d < DEEDS; d++)
 		printf("%-16s %4llu times, silence ms: p50 %.1f  p99 %.1f  max %.1f\n",

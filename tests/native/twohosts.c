@@ -142,9 +142,8 @@ static void make_nets(struct twohosts *p)
 		th_fail(p, "the client network could not be made");
 	make_host_net(p, 0);
 	make_host_net(p, 1);
-	make_replication(p, 0);
-	if (p->opts.two_paths)
-		make_replication(p, 1);
+	for (unsigned i = 0; !i || i < p->opts.networks; i++)
+		make_replication(p, i);
 }
 
 static void write_config(struct twohosts *p)
@@ -168,14 +167,8 @@ static void write_config(struct twohosts *p)
 			      "\"10.77.0.%d:7701\" ); }%s\n",
 			      p->host[i].name, 1 + i, 1 + i, 11 + i, i ? "" : ",");
 	(void)fprintf(f, ");\n");
-	if (o->two_paths)
-		(void)fprintf(
-			f,
-			"paths = (\n"
-			"  { transport = \"tcp\"; address = { a = \"10.78.0.1:7700\"; b = "
-			"\"10.78.0.2:7700\"; }; },\n"
-			"  { transport = \"tcp\"; address = { a = \"10.79.0.1:7700\"; b = "
-			"\"10.79.0.2:7700\"; }; } );\n");
+	if (o->paths)
+		(void)fprintf(f, "paths = ( %s );\n", o->paths);
 	if (o->no_etcd)
 		(void)fprintf(f, "arbiter = { kind = \"manual\"; };\n");
 	else
@@ -237,9 +230,10 @@ void th_rhead_start(struct twohosts *p, int i)
 	struct th_host *h = &p->host[i];
 	const char *out = getenv("B") ? getenv("B") : "build/out";
 	char bin[256], vmbin[256], log[256], conf[256], run[256], state[256];
-	char *argv[] = {"ip",  "netns",	    "exec",  h->ns,	  bin, "-c",
-			conf,  "--host",    h->name, "--run-dir", run, "--state-dir",
-			state, "--libexec", vmbin,   NULL};
+	char *argv[] = {"ip",	     "netns",	    "exec",   h->ns,	   bin,
+			"-c",	     conf,	    "--host", h->name,	   "--run-dir",
+			run,	     "--state-dir", state,    "--libexec", vmbin,
+			"--modules", (char *)out,   NULL};
 
 	(void)snprintf(bin, sizeof(bin), "%s/rhead", out);
 	(void)snprintf(vmbin, sizeof(vmbin), "%s/rhea-vm", out);

@@ -24,7 +24,8 @@ struct th_opts {
 	unsigned heartbeat_ms, missed;
 	const char *extra_vm; /* more lines for the VM's config, or NULL */
 	int no_etcd;
-	int two_paths; /* a second replication network, 10.79.0.0/24, and both as tcp paths */
+	unsigned networks; /* for replication: repl0 is 10.78.0.0/24, repl1 10.79.0.0/24; 0: one */
+	const char *paths; /* what the config's list of paths holds, or NULL: one by tcp */
 };
 
 struct th_host {
