@@ -75,12 +75,12 @@ static uint64_t in_ms(unsigned ms)
 
 static int may_send(const struct port_end *e)
 {
-	return lane_room(e->lane) || lane_send_error(e->lane);
+	return e->down || lane_room(e->lane) || lane_send_error(e->lane);
 }
 
 static int may_read(const struct port_end *e)
 {
-	return lane_readable(e->lane) || lane_end(e->lane);
+	return e->down || lane_readable(e->lane) || lane_end(e->lane);
 }
 
 static int may_start(const struct port_end *e)
@@ -116,7 +116,7 @@ static int grab(struct dpdk_tp *t)
 	for (;;) {
 		unsigned room = lane_room(t->end->lane);
 
-		rc = lane_send_error(t->end->lane);
+		rc = t->end->down ? -ESHUTDOWN : lane_send_error(t->end->lane);
 		if (rc)
 			return rc;
 		t->n_empty =
@@ -218,12 +218,10 @@ static int take(struct dpdk_tp *t)
 	t->n_pieces = t->next = t->used = 0;
 	if (!may_read(t->end))
 		port_poll(p);
-	while (!rc && !may_read(t->end)) {
+	while (!may_read(t->end))
 		(void)port_wait(p, t->end, PORT_READ, may_read,
 				in_ms(1000)); /* for ever */
-		rc = atomic_load(&t->down) ? -ESHUTDOWN : 0;
-	}
-	if (!rc && atomic_load(&t->down))
+	if (atomic_load(&t->down))
 		rc = -ESHUTDOWN;
 	if (!rc) {
 		t->n_pieces = lane_take(t->end->lane, t->piece, HANDFUL);
@@ -268,6 +266,7 @@ static void dpdk_shutdown(struct tp *tp)
 
 	port_lock(t->port);
 	atomic_store(&t->down, 1);
+	t->end->down = 1;
 	lane_close(t->end->lane, 1, clock_mono_ns());
 	port_push(t->port, t->end);
 	pthread_cond_broadcast(&t->end->change);

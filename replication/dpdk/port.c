@@ -144,6 +144,7 @@ struct port_end *port_add(struct port *p, struct err *err)
 		if (e->used)
 			continue;
 		e->used = e->owned = 1;
+		e->down = 0;
 		e->lane = NULL;
 		e->id = (uint64_t)p->instance << 32 | ++p->last_id;
 		return e;

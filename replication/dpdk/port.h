@@ -28,6 +28,7 @@ struct port_end {
 	struct lane *lane;
 	uint64_t id;
 	int used, owned; /* owned: its user is not gone yet */
+	int down;	 /* its user will not wait for anything any more */
 	pthread_cond_t change;
 	int (*waits[2])(const struct port_end *e); /* for this; NULL: nobody does */
 };
