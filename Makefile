@@ -66,7 +66,7 @@ $(filter $(B)/tests/lab/rdma_%,$(tool_bin)): $(lab_kit:%.c=$(B)/%.o)
 guest_src := $(wildcard tests/guest/*.c tests/guest/*.S)
 guest_bin := $(if $(guest_src),$(B)/tests/guest/guest.elf)
 
-.PHONY: all help deps test unit native labtest demo bench lab lint check-layers format install clean fuzz programs
+.PHONY: all help deps test unit native labtest demo bench bench-transport lab lint check-layers format install clean fuzz programs
 all: $(bins) $(mod_bin) $(unit_bin) $(tool_bin) $(guest_bin)
 programs: $(bins) $(mod_bin)
 
@@ -177,6 +177,11 @@ lab: deps
 bench: deps
 	$(Q)$(MAKE) --no-print-directory all
 	$(Q)B=$(B) tests/bench/bench.sh
+
+#: make bench-transport  what tcp and dpdk carry, beside iperf3 and testpmd on the same wire
+bench-transport: deps
+	$(Q)$(MAKE) --no-print-directory all
+	$(Q)B=$(B) tests/bench/transport.sh
 
 #: make lint          formatting, clang-tidy, cppcheck, shellcheck, layers
 lint: check-layers

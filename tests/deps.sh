@@ -14,7 +14,7 @@ build=(gcc clang make pkg-config
 lint=(clang-format clang-tidy cppcheck shellcheck git)
 lab=(qemu-system-x86 busybox-static cpio kmod zstd socat iproute2 iputils-ping util-linux
 	etcd-server redis-tools mmdebstrap debian-archive-keyring e2fsprogs xz-utils gnuplot-nox jq
-	tcpdump curl rdma-core ibverbs-providers perftest dpdk nftables
+	tcpdump curl rdma-core ibverbs-providers perftest dpdk nftables iperf3
 	openssh-server openssh-client)
 
 missing_packages() {

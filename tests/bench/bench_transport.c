@@ -2,17 +2,19 @@
  * bench_transport - what a transport carries between two network namespaces: bytes one way, and the
  * round trip of a checkpoint and its acknowledgement.
  *
- *   bench_transport MODULE ARGS NS_A NS_B SECONDS
+ *   bench_transport [sealed:]MODULE ARGS NS_A NS_B SECONDS
  *
- * MODULE: a transport's name (rhea-tp-MODULE.so in $B). The namespaces exist, with what ARGS
- * names in both. One line of JSON on stdout: Gbit/s of payload, microseconds.
+ * MODULE: a transport's name (rhea-tp-MODULE.so in $B), or tcp, which is encrypted always; ARGS is then
+ * the address in NS_B. The namespaces exist, with what ARGS names in both. One line of JSON on stdout: Gbit/s of payload, microseconds.
  */
 #include "hv/base/clock.h"
 #include "hv/base/err.h"
 #include "hv/base/hist.h"
 #include "replication/module.h"
+#include "replication/seal.h"
 #include "replication/transport.h"
 
+#include <arpa/inet.h>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -30,6 +32,7 @@ enum {
 	CHECKPOINT = 4096,
 	ANSWER = 48,
 	CONNECT_MS = 20000,
+	PORT = 7700,
 	WARM_UP = 50
 };
 
@@ -84,6 +87,44 @@ static struct tp *link_up(const struct tp_module *m, struct tp_dev *dev, int sid
 		die("the other side", NULL);
 	if (m->connect(end, peer, len, CONNECT_MS, &tp, &e))
 		die("connect", &e);
+	return tp;
+}
+
+/* The pair's own transport needs no module: a connection and its handshake. */
+static struct tp *tcp_up(const char *address, int side, int sock)
+{
+	static const uint8_t psk[TP_PSK_LEN] = {1, 2, 3};
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(PORT)};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), listener = -1;
+	struct err e = {0};
+	struct tp *tp;
+	char go = 1;
+
+	if (fd < 0 || inet_pton(AF_INET, address, &a.sin_addr) != 1)
+		die(address, NULL);
+	if (side) {
+		if (bind(fd, (struct sockaddr *)&a, sizeof(a)) || listen(fd, 1) ||
+		    write(sock, &go, 1) != 1)
+			die("listening", NULL);
+		listener = fd;
+		fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+		(void)close(listener); /* one connection was all */
+	} else if (read(sock, &go, 1) != 1 ||
+		   connect(fd, (struct sockaddr *)&a, sizeof(a))) {
+		die("connecting", NULL);
+	}
+	if (fd < 0 || tp_tcp_open(fd, side, "bench", psk, CONNECT_MS, &tp, &e))
+		die("tcp", &e);
+	return tp;
+}
+
+static struct tp *sealed(struct tp *tp, int side)
+{
+	static const struct seal_secrets secrets = {.client = {1}, .server = {2}};
+	struct err e = {0};
+
+	if (tp_seal_wrap(tp, side, &secrets, &tp, &e))
+		die("sealing", &e);
 	return tp;
 }
 
@@ -178,15 +219,16 @@ static void primary(struct tp *tp, unsigned seconds)
 
 int main(int argc, char **argv)
 {
-	const struct tp_module *m;
+	const struct tp_module *m = NULL;
+	const char *name = argc > 1 ? argv[1] : "";
+	int sock[2], side, status = 0, seal = !strncmp(name, "sealed:", 7);
+	struct tp_dev *dev = NULL;
 	struct err e = {0};
-	struct tp_dev *dev;
 	struct tp *tp;
-	int sock[2], side, status = 0;
 	pid_t pid;
 
 	if (argc != 6 || socketpair(AF_UNIX, SOCK_STREAM, 0, sock))
-		die("bench_transport MODULE ARGS NS_A NS_B SECONDS", NULL);
+		die("bench_transport [sealed:]MODULE ARGS NS_A NS_B SECONDS", NULL);
 	pid = fork();
 	if (pid < 0)
 		die("fork", NULL);
@@ -195,16 +237,22 @@ int main(int argc, char **argv)
 		(void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* best effort */
 	(void)close(sock[!side]); /* so that the other's death is seen */
 	enter(argv[3 + side]);
-	m = load(argv[1]);
-	if (m->open(argv[2], &dev, &e))
-		die("open", &e);
-	tp = link_up(m, dev, side, sock[side]);
+	name += seal ? 7 : 0;
+	if (strcmp(name, "tcp") != 0) {
+		m = load(name);
+		if (m->open(argv[2], &dev, &e))
+			die("open", &e);
+	}
+	tp = m ? link_up(m, dev, side, sock[side]) : tcp_up(argv[2], side, sock[side]);
+	if (seal)
+		tp = sealed(tp, side);
 	if (side)
 		standby(tp);
 	else
 		primary(tp, (unsigned)atoi(argv[5]));
 	tp_close(tp);
-	m->close(dev);
+	if (m)
+		m->close(dev);
 	if (pid > 0 && (waitpid(pid, &status, 0) != pid || status))
 		die("the standby", NULL);
 	return 0;
