@@ -163,7 +163,7 @@ fuzz-run: $(fuzz_bin)
 		$$f -max_total_time=$(FUZZ_SECONDS) -max_len=9000 -artifact_prefix=build/fuzz/$$name- \
 			build/fuzz/$$name tests/fuzz/corpus/$$name || exit; done
 
-#: make demo          a Linux guest outlives its host (root)
+#: make demo          a Linux guest outlives its host (root; TRANSPORT=tcp|rdma|dpdk)
 demo: deps
 	$(Q)$(MAKE) --no-print-directory programs $(B)/tests/lab/client
 	$(Q)B=$(B) tests/lab/demo.sh

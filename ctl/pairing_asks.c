@@ -249,7 +249,7 @@ static int commit(struct asks *a, struct err *err)
 static int reach(struct asks *a, struct err *err)
 {
 	char(*why)[PAIRING_REACH_MAX] = a->r->reach_why;
-	struct pairing_msg m;
+	struct pairing_msg m = {0};
 	int fd, rc;
 
 	if (!a->r->peer.has_config)

@@ -87,7 +87,7 @@ struct pathsel_do pathsel_decide(const struct pathsel *p, uint64_t now)
 	if (best >= 0)
 		return (struct pathsel_do){.act = PATHSEL_USE, .path = (unsigned)best};
 	for (unsigned i = 0; i < p->n; i++) {
-		int ready = p->path[i].state == PATHSEL_READY && i < better;
+		int ready = i < better && p->path[i].state == PATHSEL_READY;
 
 		if (!ready && p->path[i].state != PATHSEL_DOWN)
 			continue;

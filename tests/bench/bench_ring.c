@@ -287,7 +287,7 @@ static void bench_way(struct kit *k, enum how how)
 	double small[KIT_TURNS_MAX], large[KIT_TURNS_MAX], slow[KIT_TURNS_MAX],
 		fast[KIT_TURNS_MAX], free_[KIT_TURNS_MAX];
 	char name[64];
-	struct seen s;
+	struct seen s = {0};
 
 	for (unsigned t = 0; t < k->turns; t++) {
 		free_[t] = measure(k, NOTHING, GIB / 2, 25000).speed;

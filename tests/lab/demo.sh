@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # The demo: a Linux guest outlives its host, and its client's one connection with it.
-#   KILL_AFTER=seconds SEED=number EPOCH_MS=100 demo.sh
+#   KILL_AFTER=seconds SEED=number EPOCH_MS=100 TRANSPORT=tcp|rdma|dpdk demo.sh
 # Writes build/demo/report.json and timeline.png. Exit status 0 only if nothing acknowledged was
 # lost, the connection survived, and the disk read back afterwards is whole and holds it all.
 set -euo pipefail

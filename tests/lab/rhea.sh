@@ -21,6 +21,40 @@ guest_image=$lab_cache/${GUEST_IMAGE:-guest}
 guest_cmdline="console=ttyS0 root=/dev/vda rw quiet net.ifnames=0 mitigations=off apparmor=0 audit=0 \
 selinux=0 cryptomgr.notests rcupdate.rcu_expedited=1 systemd.show_status=no fsck.mode=skip panic=-1"
 
+# How checkpoints travel: tcp, or rdma (over rxe) or dpdk (af_packet) on the pair's own wire, with tcp
+# behind it. Windows and rings are small, as the hosts are.
+transport=${TRANSPORT:-tcp}
+
+path_args() {
+	case $transport in
+	rdma) echo "address=$repl_net.$(host_number "$1") ring=4M send=1M" ;;
+	dpdk) echo "--vdev=net_af_packet0,iface=eth1,framecnt=1024 window=4" ;;
+	*) die "TRANSPORT=$transport: give tcp, rdma or dpdk" ;;
+	esac
+}
+
+# both PORT: an address for each host.
+both_addresses() {
+	echo "{ a = \"$repl_net.$(host_number a):$1\"; b = \"$repl_net.$(host_number b):$1\"; }"
+}
+
+rhea_paths() {
+	local a b
+	[ "$transport" != tcp ] || return 0
+	a=$(path_args a)
+	b=$(path_args b)
+	cat <<-C
+		paths = (
+		  { transport = "$transport"; address = $(both_addresses 7702); args = { a = "$a"; b = "$b"; }; },
+		  { transport = "tcp"; address = $(both_addresses 7700); } );
+	C
+}
+
+rhea_devices() {
+	[ "$transport" = rdma ] || return 0
+	host_run "$1" "modprobe rdma_rxe && modprobe rdma_ucm && rdma link add rxe0 type rxe netdev eth1"
+}
+
 # Both hosts' heartbeats go over the pair's own wire and over the clients' network. A first write to
 # a page costs a guest here some hundred times what it costs on hardware, so epochs are as much longer than the default as
 # leaves it most of its processor.
@@ -36,8 +70,9 @@ rhea_config() {
 		C
 		comma=
 	done
+	echo ");"
+	rhea_paths
 	cat <<-C
-		);
 		arbiter = { kind = "etcd"; endpoints = ( "http://$client_ip:$etcd_port" ); };
 		heartbeat = { interval_ms = ${HEARTBEAT_MS:-100}; missed = ${HEARTBEAT_MISSED:-15}; };
 		vms = ( {
@@ -74,6 +109,7 @@ rhea_hosts() {
 	rhea_config > "$lab_dir/rhea.conf"
 	for host in a b; do
 		host_wait $host
+		rhea_devices $host
 	done
 }
 
@@ -85,7 +121,7 @@ rhea_answers() {
 # whoever watches must not slow down what he looks at: so rheactl is started once.
 rhea_daemon() {
 	install -m 600 "$lab_dir/rhea.conf" "$lab_dir/$1/rhea.conf"
-	host_spawn "$1" rhead "$B/rhead -c /lab/rhea.conf --host $1"
+	host_spawn "$1" rhead "$B/rhead -c /lab/rhea.conf --host $1 --modules $B"
 	host_spawn "$1" view "sh -c 'until $B/rheactl --json --watch=0.5 status; do sleep 0.5; done'"
 	poll=0.2 wait_until 60 rhea_answers "$1" || die_with "$1" "rhead on host $1 does not answer"
 }
@@ -141,6 +177,9 @@ rhea_await_redis() {
 rhea_protect() {
 	poll=0.2 step "bringing the standby up on host b" wait_until 300 rhea_is a '.protected' ||
 		die_with b "the guest is not protected"
+	[ "$transport" = tcp ] || poll=0.2 wait_until 60 rhea_is a \
+		".link_paths[0] | .transport == \"$transport\" and .in_use" ||
+		die_with a "its checkpoints do not go by $transport"
 }
 
 rhea_stop_guest() {

@@ -24,8 +24,10 @@ struct th_opts {
 	unsigned heartbeat_ms, missed;
 	const char *extra_vm; /* more lines for the VM's config, or NULL */
 	int no_etcd;
-	unsigned networks; /* for replication: repl0 is 10.78.0.0/24, repl1 10.79.0.0/24; 0: one */
-	const char *paths; /* what the config's list of paths holds, or NULL: one by tcp */
+	unsigned
+		networks; /* for replication: repl0 is 10.78.0.0/24, repl1 10.79.0.0/24; 0: one */
+	const char
+		*paths; /* what the config's list of paths holds, or NULL: one by tcp */
 };
 
 struct th_host {
