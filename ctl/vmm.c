@@ -148,6 +148,14 @@ static int build_consoles(struct vmm *m, struct err *err)
 	return 0;
 }
 
+/* Asked within a commit, so there is an engine. */
+static uint64_t judged_ns(void *arg)
+{
+	struct vmm *m = arg;
+
+	return primary_judged_ns(atomic_load(&m->primary));
+}
+
 /* The order of creation is the order of the PCI slots and of the state stream: alike on
  * both hosts, whatever their role. */
 int vmm_build(struct vmm *m, struct err *err)
@@ -171,6 +179,8 @@ int vmm_build(struct vmm *m, struct err *err)
 	rc = rc ? rc : netbuf_create(s->netbuf, m->io, 1, trigger, &m->netbuf, err);
 	if (!rc)
 		netbuf_set_stale(m->netbuf, s->suspect_us);
+	if (!rc)
+		netbuf_set_judged(m->netbuf, judged_ns, m);
 	rc = rc ? rc : diskrep_create(s->diskbuf, m->io, trigger, &m->diskrep, err);
 	rc = rc ? rc : build_consoles(m, err);
 	rc = rc ? rc : build_disks(m, err);

@@ -62,7 +62,9 @@ struct netbuf {
 	pthread_mutex_t out, lock;
 	struct nbq q;
 	size_t limit;
-	uint64_t stale_ns; /* 0: never */
+	uint64_t stale_ns;		  /* 0: never */
+	uint64_t (*judged_ns)(void *arg); /* NULL: a release is judged when it begins */
+	void *judged_arg;
 	uint64_t open;	   /* the epoch whose output is being said */
 	int holding, said; /* @said: the open epoch has output */
 	struct nb_port port[NB_PORTS_MAX];

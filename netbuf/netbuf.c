@@ -112,6 +112,12 @@ void netbuf_set_stale(struct netbuf *nb, unsigned us)
 	nb->stale_ns = us * UINT64_C(1000);
 }
 
+void netbuf_set_judged(struct netbuf *nb, uint64_t (*judged_ns)(void *arg), void *arg)
+{
+	nb->judged_ns = judged_ns;
+	nb->judged_arg = arg;
+}
+
 void netbuf_destroy(struct netbuf *nb)
 {
 	if (!nb)

@@ -42,6 +42,9 @@ int netbuf_create(size_t limit_bytes, struct loop *loop, int hold,
  * yet is dropped. At most the time after which the peer suspects; 0, the default: never. Before
  * vm_start. */
 void netbuf_set_stale(struct netbuf *nb, unsigned us);
+/* When the ack that a release follows was found to be believable (CLOCK_MONOTONIC, ns; primary.h): a host
+ * that freezes between that look and the release must not say anything either. Before the engine. */
+void netbuf_set_judged(struct netbuf *nb, uint64_t (*judged_ns)(void *arg), void *arg);
 /* What is still held is dropped, never released. After the VM is gone and the loop has ended;
  * before loop_destroy. NULL is fine. */
 void netbuf_destroy(struct netbuf *nb);

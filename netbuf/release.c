@@ -28,21 +28,21 @@ static int write_entry(struct netbuf *nb, struct nbq_entry *e, uint64_t deadline
 
 /* A host that froze while it wrote must not say the rest when it is continued: another may speak
  * for the guest by then. To clients that is a lost packet. */
-static int went_stale(const struct netbuf *nb, uint64_t began)
+static int went_stale(const struct netbuf *nb, uint64_t judged)
 {
-	return nb->stale_ns && clock_mono_ns() - began > nb->stale_ns;
+	return nb->stale_ns && clock_mono_ns() - judged > nb->stale_ns;
 }
 
-static void write_chunks(struct netbuf *nb, struct nbq_chunk *c)
+/* @judged: when it was last known that this host may speak. */
+static void write_chunks(struct netbuf *nb, struct nbq_chunk *c, uint64_t judged)
 {
-	uint64_t began = clock_mono_ns();
-	uint64_t deadline = began + NB_RELEASE_WAIT_MS * UINT64_C(1000000);
+	uint64_t deadline = clock_mono_ns() + NB_RELEASE_WAIT_MS * UINT64_C(1000000);
 	uint64_t sent = 0, frames = 0, lost = 0;
 
 	for (; c; c = c->next) {
 		for (struct nbq_entry *e = nbq_next(c, NULL); e; e = nbq_next(c, e)) {
-			int rc = went_stale(nb, began) ? -ESTALE
-						       : write_entry(nb, e, deadline);
+			int rc = went_stale(nb, judged) ? -ESTALE
+							: write_entry(nb, e, deadline);
 
 			lost += rc < 0 ? e->len : (uint64_t)rc;
 			sent += rc < 0 ? 0 : e->len - (uint64_t)rc;
@@ -67,7 +67,7 @@ static int worth_waking(const struct netbuf *nb)
 }
 
 /* Under out. Returns whether there was something. */
-static int release_once(struct netbuf *nb, uint64_t epoch)
+static int release_once(struct netbuf *nb, uint64_t epoch, uint64_t judged)
 {
 	struct nbq_chunk *list;
 	int wake;
@@ -77,7 +77,7 @@ static int release_once(struct netbuf *nb, uint64_t epoch)
 	pthread_mutex_unlock(&nb->lock);
 	if (!list)
 		return 0;
-	write_chunks(nb, list);
+	write_chunks(nb, list, judged);
 	pthread_mutex_lock(&nb->lock);
 	nbq_give_back(&nb->q, list);
 	wake = worth_waking(nb);
@@ -89,8 +89,11 @@ static int release_once(struct netbuf *nb, uint64_t epoch)
 
 void nb_release(struct netbuf *nb, uint64_t epoch)
 {
+	uint64_t judged = nb->judged_ns ? nb->judged_ns(nb->judged_arg) : clock_mono_ns();
+
 	pthread_mutex_lock(&nb->out);
-	(void)release_once(nb, epoch); /* an epoch without output is nothing special */
+	(void)release_once(nb, epoch,
+			   judged); /* an epoch without output is nothing special */
 	pthread_mutex_unlock(&nb->out);
 }
 
@@ -103,14 +106,14 @@ void nb_release_all(struct netbuf *nb)
 
 	pthread_mutex_lock(&nb->out);
 	for (int round = 0; left && round < ROUNDS_MAX; round++) {
-		left = release_once(nb, UINT64_MAX);
+		left = release_once(nb, UINT64_MAX, clock_mono_ns());
 		pthread_mutex_lock(&nb->lock);
 		left = left && nb->q.cost > LAST_BYTES;
 		pthread_mutex_unlock(&nb->lock);
 	}
 	pthread_mutex_lock(&nb->lock);
 	list = nbq_take(&nb->q, UINT64_MAX);
-	write_chunks(nb, list);
+	write_chunks(nb, list, clock_mono_ns());
 	nbq_give_back(&nb->q, list);
 	nb->holding = 0;
 	nb->said = 0;

@@ -84,6 +84,9 @@ int primary_between(struct primary *p, int (*fn)(void *arg), void *arg);
 int primary_finish(struct primary *p, unsigned timeout_ms);
 /* Pause for good, drop nothing yet: participants' teardown does. Any thread. */
 void primary_fence(struct primary *p, uint64_t term);
+/* When the freeze watch was last asked about an ack, before it answered: what is committed in
+ * consequence may leave only soon after that. CLOCK_MONOTONIC, ns. Within committed(). */
+uint64_t primary_judged_ns(const struct primary *p);
 void primary_stats(struct primary *p, struct primary_stats *out); /* any thread */
 
 #endif

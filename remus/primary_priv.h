@@ -66,6 +66,7 @@ struct link {
 
 struct primary {
 	struct primary_config cfg;
+	_Atomic uint64_t judged_ns; /* the freeze watch was asked about an ack */
 	char vm[STREAM_VM_MAX + 1];
 	struct part part[STREAM_PARTS_MAX];
 	uint8_t kind[STREAM_PARTS_MAX];

@@ -68,6 +68,7 @@ static int on_ack(struct link *l, const struct rec *r, struct err *err)
 	rc = ack_admit(l, epoch, &f, err);
 	if (rc)
 		return rc;
+	atomic_store(&p->judged_ns, clock_mono_ns());
 	if (link_was_frozen(l))
 		return err_set(
 			err, -ETIME,
@@ -190,6 +191,11 @@ static int on_record(struct link *l, const struct rec *r, struct err *err)
 	if (r->type >> 8 == REC_KIND_CONTROL)
 		return on_control(l, r, err);
 	return on_part(l, r, err);
+}
+
+uint64_t primary_judged_ns(const struct primary *p)
+{
+	return atomic_load(&p->judged_ns);
 }
 
 void *link_receiver(void *arg)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * test_netbuf - output of an epoch leaves after its commit, in order, all of it, and not before.
  */
+#include "hv/base/clock.h"
 #include "tests/unit/netrig.h"
 
 #include <fcntl.h>
@@ -101,6 +102,37 @@ static void test_commit_releases_up_to_it(void)
 	expect(NULL, 0);
 	committed(&r, UINT64_MAX);
 	expect(NULL, 0);
+	finish(&r);
+}
+
+static uint64_t judged_at(void *arg)
+{
+	return *(uint64_t *)arg;
+}
+
+/* A host that froze after its ack had been believed and before the release began: nothing leaves, and
+ * that is told. An ack that was judged just now is as good as ever. */
+static void test_frozen_between_ack_and_release(void)
+{
+	struct netbuf_stats st;
+	uint64_t judged;
+	struct rig r;
+
+	setup(&r, LIMIT, 0);
+	netbuf_set_stale(r.nb, 1000000);
+	netbuf_set_judged(r.nb, judged_at, &judged);
+	for (uint32_t i = 0; i < 3; i++) {
+		capture(&r, i);
+		CU_ASSERT_EQUAL(say(r.net[0], i + 1), 0);
+	}
+	judged = clock_mono_ns();
+	committed(&r, 1);
+	EXPECT(1);
+	judged -= UINT64_C(1100000000);
+	committed(&r, 2);
+	expect(NULL, 0);
+	netbuf_stats(r.nb, &st);
+	CU_ASSERT_TRUE(st.dropped_bytes > 0);
 	finish(&r);
 }
 
@@ -369,6 +401,7 @@ int main(void)
 		{"passes until the first capture", test_passes_until_first_capture},
 		{"one order over all ports", test_order_over_all_ports},
 		{"a commit releases up to it", test_commit_releases_up_to_it},
+		{"frozen between ack and release", test_frozen_between_ack_and_release},
 		{"all kinds of frames are held", test_all_kinds_of_frames_are_held},
 		{"unlinked holds, alone releases", test_unlinked_holds_alone_releases},
 		{"held before authority", test_held_before_authority},
