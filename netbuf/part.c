@@ -10,6 +10,8 @@
 #include "hv/base/err.h"
 #include "hv/base/log.h"
 #include "netbuf/nb.h"
+
+#include "hv/base/clock.h"
 #include "netbuf/wire.h"
 
 #include <errno.h>
@@ -126,6 +128,16 @@ static int nb_send(void *self, uint64_t epoch, struct rec_sink *sink, struct err
 }
 
 /* The ack of @epoch came: memory, machine and disks of it are safe on the other host. */
+/* How long the plug may still let go of what was just committed, in ns; 0: for ever. */
+static uint64_t stale_left(const struct netbuf *nb)
+{
+	uint64_t passed = nb->stale_ns && nb->judged_ns
+				  ? clock_mono_ns() - nb->judged_ns(nb->judged_arg)
+				  : 0;
+
+	return passed < nb->stale_ns ? nb->stale_ns - passed : nb->stale_ns != 0;
+}
+
 static void nb_committed(void *self, uint64_t epoch)
 {
 	struct netbuf *nb = self;
@@ -140,7 +152,7 @@ static void nb_committed(void *self, uint64_t epoch)
 		return;
 	}
 	/* First the kernel's, which is one call; a full tap may keep the other up. */
-	nb_plug_committed(&nb->plug, epoch, nb->stale_ns);
+	nb_plug_committed(&nb->plug, epoch, stale_left(nb));
 	nb_release(nb, epoch);
 }
 
