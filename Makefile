@@ -112,7 +112,7 @@ $(unit_bin) $(tool_bin): $(B)/%: $(B)/%.o $(B)/librhea.a
 
 # Modules that the loader's test loads, or must not.
 test_mod := $(patsubst tests/unit/modules/%.c,$(B)/tests/unit/modules/rhea-tp-%.so,$(wildcard tests/unit/modules/*.c))
-$(test_mod): $(B)/tests/unit/modules/rhea-tp-%.so: tests/unit/modules/%.c
+$(test_mod): $(B)/tests/unit/modules/rhea-tp-%.so: tests/unit/modules/%.c replication/module.h
 	$(say) MOD $@
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -fPIC -shared $< -o $@
