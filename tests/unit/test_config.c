@@ -1,77 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * test_config - what a config means, and the one line that each mistake in it gets.
  */
-#include "ctl/config.h"
-#include "hv/base/err.h"
-#include "tests/unit/unit.h"
+#include "tests/unit/config_rig.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#define KEY "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
-
-/* NOLINTNEXTLINE(bugprone-suspicious-missing-comma): KEY is pasted in on purpose */
-#define PAIR "pair = { name = \"p\"; key = \"" KEY "\"; };"
-
-/* One statement a line, so that a mistake's line number is known. */
-static const char *const good[] = {
-	/*  1 */ PAIR,
-	/*  2 */ "hosts = ( { name = \"a\"; replication = \"10.0.0.1:70\";",
-	/*  3 */ "  heartbeat = ( \"10.0.0.1:71\", \"10.1.0.1:71\" ); },",
-	/*  4 */ " { name = \"b\"; replication = \"10.0.0.2:70\";",
-	/*  5 */ "  heartbeat = ( \"10.0.0.2:71\", \"10.1.0.2:71\" ); } );",
-	/*  6 */
-	"arbiter = { kind = \"etcd\"; endpoints = ( \"http://10.0.0.9:2379/\" ); };",
-	/*  7 */ "heartbeat = { interval_ms = 50; missed = 4; };",
-	/*  8 */ "vms = ( { name = \"vm0\"; host = \"b\";",
-	/*  9 */ "  memory = \"512M\";",
-	/* 10 */ "  vcpus = 2; cpu = \"x86-64-v3\";",
-	/* 11 */ "  kernel = { a = \"/k/a\"; b = \"/k/b\"; };",
-	/* 12 */ "  initrd = \"/i\"; cmdline = \"quiet\";",
-	/* 13 */ "  interval_ms = 2.5;",
-	/* 14 */
-	"  inflight = 3; delta_cache = 0; netbuf_limit = \"8M\"; disk_buffer = \"1G\";",
-	/* 15 */ "  policy = \"hold\"; autostart = true;",
-	/* 16 */
-	"  disks = ( { path = { a = \"/d/a\"; b = \"/d/b\"; }; serial = \"root\"; },",
-	/* 17 */ "   { path = \"/d/ro\"; read_only = true; } );",
-	/* 18 */ "  nets = ( { tap = { a = \"ta\"; b = \"tb\"; }; bridge = \"br0\";",
-	/* 19 */ "   mac = \"52:54:00:AB:cd:01\"; mtu = 9000; } ); } );",
-};
-enum { LINES = sizeof(good) / sizeof(good[0]) };
-
-/* The good config with line @line replaced (0: none). */
-static int parse(unsigned line, const char *instead, const char *host,
-		 struct config **cfg, struct err *err)
-{
-	char text[8192];
-	size_t n = 0;
-
-	for (unsigned i = 1; i <= LINES; i++)
-		n += (size_t)snprintf(text + n, sizeof(text) - n, "%s\n",
-				      i == line ? instead : good[i - 1]);
-	memset(err, 0, sizeof(*err));
-	return config_parse(text, n, "rhea.conf", host, CONFIG_NO_FILES, cfg, err);
-}
-
-static void expect(unsigned line, const char *instead, const char *message)
-{
-	struct config *cfg = NULL;
-	struct err err;
-	int rc = parse(line, instead, "a", &cfg, &err);
-
-	CU_ASSERT(rc < 0);
-	CU_ASSERT_PTR_NULL(cfg);
-	CU_ASSERT_EQUAL(err.code, rc);
-	if (strcmp(err.msg, message) != 0)
-		printf("\n  got:  %s\n  want: %s\n", err.msg, message);
-	CU_ASSERT_STRING_EQUAL(err.msg, message);
-	CU_ASSERT_PTR_NULL(strchr(err.msg, '\n'));
-	config_free(cfg);
-}
 
 static void test_good(void)
 {
@@ -95,52 +31,6 @@ static void test_good(void)
 	CU_ASSERT_EQUAL(c->n_vms, 1);
 	CU_ASSERT_EQUAL(config_find_vm(c, "vm0"), 0);
 	CU_ASSERT_EQUAL(config_find_vm(c, "vm1"), -ENOENT);
-	config_free(c);
-}
-
-#define BEAT "heartbeat = { interval_ms = 50; missed = 4; }; "
-
-static void test_paths(void)
-{
-	struct config *c;
-	struct err err;
-
-	/* As simple as it can be: one, between the replication addresses. */
-	CU_ASSERT_FATAL(parse(0, NULL, "a", &c, &err) == 0);
-	CU_ASSERT_EQUAL(c->n_paths, 1);
-	CU_ASSERT_EQUAL(c->path_buffer, 32 << 20);
-	CU_ASSERT_STRING_EQUAL(c->paths[0].transport, "tcp");
-	CU_ASSERT_STRING_EQUAL(c->paths[0].addr[1].text, "10.0.0.2:70");
-	config_free(c);
-	CU_ASSERT_FATAL(
-		parse(7,
-		      BEAT
-		      "path_buffer = \"4M\"; paths = ( { transport = \"rdma\"; args = { a = "
-		      "\"dev=x\"; b = \"dev=y\"; }; address = { a = \"10.2.0.1:70\"; b = "
-		      "\"10.2.0.2:70\"; }; }, { transport = \"tcp\"; address = { b = "
-		      "\"[fd00::2]:70\"; a = \"[fd00::1]:70\"; }; } );",
-		      "b", &c, &err) == 0);
-	CU_ASSERT_EQUAL(c->n_paths, 2);
-	CU_ASSERT_EQUAL(c->path_buffer, 4 << 20);
-	CU_ASSERT_STRING_EQUAL(c->paths[0].transport, "rdma");
-	CU_ASSERT_STRING_EQUAL(c->paths[0].args, "dev=y");
-	CU_ASSERT_STRING_EQUAL(c->paths[0].addr[0].text, "10.2.0.1:70");
-	CU_ASSERT_STRING_EQUAL(c->paths[1].addr[0].text, "[fd00::1]:70");
-	CU_ASSERT_STRING_EQUAL(c->paths[1].args, "");
-	config_free(c);
-}
-
-/* With a list of paths the hosts need no address of their own for replication. */
-static void test_paths_alone(void)
-{
-	struct config *c;
-	struct err err;
-
-	CU_ASSERT(
-		parse(2,
-		      "paths = ( { transport = \"tcp\"; address = { a = \"10.2.0.1:70\"; b = "
-		      "\"10.2.0.2:70\"; }; } ); hosts = ( { name = \"a\";",
-		      "a", &c, &err) == 0);
 	config_free(c);
 }
 
@@ -563,42 +453,11 @@ static void test_example(void)
 	CU_ASSERT_EQUAL(unlink(key) | rmdir(dir), 0);
 }
 
-#define PATH(text) BEAT "paths = ( { " text " } );"
-#define ADDRESS	   "address = { a = \"10.2.0.1:70\"; b = \"10.2.0.2:70\"; };"
-
-static void test_wrong_paths(void)
-{
-	expect(7, BEAT "paths = ( );", "rhea.conf:7: paths: has 0 entries; give 1 to 8");
-	expect(7, PATH(ADDRESS),
-	       "rhea.conf:7: paths[0].transport: missing; add transport = \"...\";");
-	expect(7, PATH("transport = \"../x\"; " ADDRESS),
-	       "rhea.conf:7: paths[0].transport: \"../x\" is no transport; give \"tcp\", \"rdma\" or \"dpdk\"");
-	expect(7, PATH("transport = \"tcp\"; args = \"x\"; " ADDRESS),
-	       "rhea.conf:7: paths[0].args: tcp has no args; leave it out");
-	expect(7, PATH("transport = \"tcp\";"),
-	       "rhea.conf:7: paths[0].address: missing; add address = { ... };");
-	expect(7, PATH("transport = \"tcp\"; address = { a = \"10.2.0.1:70\"; };"),
-	       "rhea.conf:7: paths[0].address: b is missing; add b = \"addr:port\";");
-	expect(7,
-	       PATH("transport = \"tcp\"; address = { a = \"10.2.0.1:70\"; c = \"10.2.0.2:70\"; };"),
-	       "rhea.conf:7: paths[0].address.c: unknown key; known here: a, b");
-	expect(7,
-	       PATH("transport = \"tcp\"; address = { a = \"10.2.0.1:70\"; b = \"[::1]:70\"; };"),
-	       "rhea.conf:7: paths[0].address: is IPv4 on one host and IPv6 on the other");
-	expect(7, PATH("transport = \"tcp\"; port = 1; " ADDRESS),
-	       "rhea.conf:7: paths[0].port: unknown key; known here: transport, address, args");
-	expect(7, BEAT "path_buffer = \"1K\";",
-	       "rhea.conf:7: path_buffer: out of range; give 1M to 1G");
-}
-
 int main(void)
 {
 	static const struct unit_test tests[] = {
 		{"a good config", test_good},
 		{"a good VM, from both hosts", test_good_vm},
-		{"paths", test_paths},
-		{"paths alone", test_paths_alone},
-		{"wrong paths", test_wrong_paths},
 		{"unknown, missing and double keys", test_keys},
 		{"wrong types and ranges", test_types},
 		{"memory", test_memory},
