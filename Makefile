@@ -29,7 +29,7 @@ ALL_CFLAGS = -std=gnu17 -Wall -Wextra $(cc_warn) -Wstrict-prototypes -Wmissing-p
              $(CFLAGS) $(PKG_CFLAGS)
 ALL_LDFLAGS = -pthread $(if $(SAN),-fsanitize=$(SAN)) $(LDFLAGS)
 PKG_CFLAGS = $(eval PKG_CFLAGS := $(call pc,--cflags))$(PKG_CFLAGS)
-PKG_LIBS   = $(eval PKG_LIBS := $(call pc,--libs))$(PKG_LIBS)
+PKG_LIBS   = $(eval PKG_LIBS := $(call pc,--libs) -lIPSec_MB)$(PKG_LIBS)
 
 # A program's main is in a file named like the program; everything else is library.
 programs := rhead rheactl rhea-vm
@@ -50,6 +50,11 @@ modules  := $(foreach m,$(notdir $(patsubst %/,%,$(wildcard replication/*/))),$(
 mod_src   = $(wildcard replication/$(1)/*.c) $(mod_more_$(1))
 mod_bin  := $(modules:%=$(B)/rhea-tp-%.so)
 
+# What serves images to backup programs: a plugin of nbdkit, whose symbols come from that.
+nbd_base := hv/base/err.c hv/base/log.c hv/img.c $(filter-out hv/vhd_blk.c hv/vhd_work.c,$(wildcard hv/vhd_*.c))
+nbd_src  := ctl/nbd/plugin.c $(nbd_base)
+nbd_bin  := $(if $(shell pkg-config --exists nbdkit 2>/dev/null && echo y),$(B)/rhea-nbd.so)
+
 unit_src  := $(wildcard tests/unit/test_*.c)
 unit_bin  := $(unit_src:%.c=$(B)/%)
 fuzz_src  := $(wildcard tests/fuzz/fuzz_*.c)
@@ -61,14 +66,16 @@ tool_bin  := $(tool_src:%.c=$(B)/%)
 harness   := $(patsubst %.c,$(B)/%.o,$(filter-out tests/native/test_%,$(wildcard tests/native/*.c)))
 bench_kit := $(patsubst %.c,$(B)/%.o,$(filter-out tests/bench/bench_%,$(wildcard tests/bench/*.c)))
 $(filter $(B)/tests/native/%,$(tool_bin)): $(harness)
+$(filter $(B)/tests/native/%,$(tool_bin)): tool_libs = -lfuse3
 $(filter $(B)/tests/bench/%,$(tool_bin)): $(bench_kit)
 $(filter $(B)/tests/lab/rdma_%,$(tool_bin)): $(lab_kit:%.c=$(B)/%.o)
+$(B)/tests/lab/rdma_peer: $(B)/tests/native/rekey.o
 guest_src := $(wildcard tests/guest/*.c tests/guest/*.S)
 guest_bin := $(if $(guest_src),$(B)/tests/guest/guest.elf)
 
-.PHONY: all help deps test unit native labtest demo bench bench-transport lab lint check-layers format install clean fuzz programs
-all: $(bins) $(mod_bin) $(unit_bin) $(tool_bin) $(guest_bin)
-programs: $(bins) $(mod_bin)
+.PHONY: all help deps test unit native labtest demo bench bench-disk bench-transport lab lint check-layers format install clean fuzz programs
+all: $(bins) $(mod_bin) $(nbd_bin) $(unit_bin) $(tool_bin) $(guest_bin)
+programs: $(bins) $(mod_bin) $(nbd_bin)
 
 help:
 	@sed -n 's/^#: //p' Makefile
@@ -101,13 +108,21 @@ $(B)/pic/replication/$(1)/%.o: private mod_cflags = $(shell pkg-config --cflags 
 endef
 $(foreach m,$(modules),$(eval $(call module_rule,$(m))))
 
+$(B)/rhea-nbd.so: $(nbd_src:%.c=$(B)/pic/%.o)
+	$(say) LD $@
+	$(Q)$(CC) $(ALL_LDFLAGS) -shared $^ -o $@
+
 # What of a module needs no library is tested, and fuzzed, without it.
 rdma_pure := $(patsubst %,$(B)/replication/rdma/%.o,ring hello args)
 $(B)/tests/unit/test_rdmaring $(B)/tests/unit/test_rdmahello $(B)/tests/fuzz/fuzz_rdmahello: $(rdma_pure)
 
+# The suite that every transport passes: in one process, between two, between two hosts.
+conform := $(patsubst %.c,$(B)/%.o,$(wildcard tests/native/conform*.c))
+$(B)/tests/unit/test_transport $(B)/tests/lab/rdma_peer $(B)/tests/lab/tpside: $(conform)
+
 $(unit_bin) $(tool_bin): $(B)/%: $(B)/%.o $(B)/librhea.a
 	$(say) LD $@
-	$(Q)$(CC) $(ALL_LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) -o $@ $(PKG_LIBS) -lcunit -lm
+	$(Q)$(CC) $(ALL_LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) -o $@ $(PKG_LIBS) -lcunit -lm $(tool_libs)
 .PRECIOUS: $(B)/%.o
 
 # Modules that the loader's test loads, or must not.
@@ -117,6 +132,13 @@ $(test_mod): $(B)/tests/unit/modules/rhea-tp-%.so: tests/unit/modules/%.c replic
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -fPIC -shared $< -o $@
 $(B)/tests/unit/test_modules: $(test_mod)
+
+# What test_capture puts in the place of the cipher, to see that its search finds what is not hidden.
+$(B)/tests/native/nocipher.so: tests/native/preload/nocipher.c
+	$(say) MOD $@
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(filter-out -Wmissing-prototypes,$(ALL_CFLAGS)) -fPIC -shared $< -o $@
+$(B)/tests/native/test_capture: $(B)/tests/native/nocipher.so
 
 # The ring-3 guest is freestanding: no libc, no sanitizer, always gcc.
 $(B)/tests/guest/guest.elf: $(guest_src) $(wildcard tests/guest/*.h tests/guest/*.ld)
@@ -138,7 +160,7 @@ deps:
 
 #: make test          all tests (root)
 test: deps
-	$(Q)$(MAKE) --no-print-directory all
+	$(Q)$(MAKE) --no-print-directory -j$(shell nproc) all
 	$(Q)B=$(B) tests/run.sh unit native lab
 
 unit: $(unit_bin)
@@ -153,7 +175,7 @@ FUZZ_SECONDS ?= 60
 fuzz_bin := $(fuzz_src:%.c=$(B)/%)
 $(fuzz_bin): $(B)/%: $(B)/%.o $(B)/librhea.a
 	$(say) LD $@
-	$(Q)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer $^ -o $@ $(PKG_LIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer $(filter %.o,$^) $(filter %.a,$^) -o $@ $(PKG_LIBS)
 fuzz:
 	$(Q)$(MAKE) --no-print-directory CC=clang SAN=fuzzer-no-link,address,undefined fuzz-run
 .PHONY: fuzz-run
@@ -175,12 +197,17 @@ lab: deps
 
 #: make bench         the epoch engine's figures, against a floor in the same run
 bench: deps
-	$(Q)$(MAKE) --no-print-directory all
+	$(Q)$(MAKE) --no-print-directory -j$(shell nproc) all
 	$(Q)B=$(B) tests/bench/bench.sh
 
-#: make bench-transport  what tcp and dpdk carry, beside iperf3 and testpmd on the same wire
+#: make bench-disk    what protection, resync, journal and activity log cost a disk
+bench-disk: deps
+	$(Q)$(MAKE) --no-print-directory -j$(shell nproc) all
+	$(Q)B=$(B) tests/bench/disk.sh
+
+#: make bench-transport  what tcp, dpdk and rdma carry, beside iperf3, testpmd and perftest on the same wire
 bench-transport: deps
-	$(Q)$(MAKE) --no-print-directory all
+	$(Q)$(MAKE) --no-print-directory -j$(shell nproc) all
 	$(Q)B=$(B) tests/bench/transport.sh
 
 #: make lint          formatting, clang-tidy, cppcheck, shellcheck, layers
@@ -200,7 +227,7 @@ install: programs
 	$(Q)install -m 0755 $(B)/rhead $(DESTDIR)$(PREFIX)/sbin/rhead
 	$(Q)install -m 0755 $(B)/rheactl $(DESTDIR)$(PREFIX)/bin/rheactl
 	$(Q)install -m 0755 $(B)/rhea-vm $(DESTDIR)$(PREFIX)/libexec/rhea/rhea-vm
-	$(Q)$(if $(mod_bin),install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/rhea $(mod_bin))
+	$(Q)$(if $(mod_bin)$(nbd_bin),install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/rhea $(mod_bin) $(nbd_bin))
 	$(Q)install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man8 ctl/rhead.8 ctl/rheactl.8
 	$(Q)install -D -m 0644 ctl/rhea.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/rhea.conf
 	$(Q)install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
@@ -211,5 +238,5 @@ install: programs
 clean:
 	$(Q)rm -rf build/out*
 
--include $(foreach m,$(modules),$(patsubst %.c,$(B)/pic/%.d,$(mod_base) $(call mod_src,$(m)))) $(rdma_pure:.o=.d)
--include $(lib_obj:.o=.d) $(lab_kit:%.c=$(B)/%.d) $(harness:.o=.d) $(mains:%.c=$(B)/%.d) $(unit_src:%.c=$(B)/%.d) $(tool_src:%.c=$(B)/%.d)
+-include $(foreach m,$(modules),$(patsubst %.c,$(B)/pic/%.d,$(mod_base) $(call mod_src,$(m)))) $(rdma_pure:.o=.d) $(nbd_src:%.c=$(B)/pic/%.d)
+-include $(lib_obj:.o=.d) $(lab_kit:%.c=$(B)/%.d) $(harness:.o=.d) $(mains:%.c=$(B)/%.d) $(unit_src:%.c=$(B)/%.d) $(fuzz_src:%.c=$(B)/%.d) $(tool_src:%.c=$(B)/%.d) $(bench_kit:.o=.d)

@@ -7,6 +7,7 @@
 #include "ctl/ctlsock.h"
 #include "ctl/drill.h"
 #include "ctl/host.h"
+#include "ctl/linktest.h"
 #include "ctl/vmrun.h"
 #include "hv/base/err.h"
 #include "hv/base/log.h"
@@ -80,11 +81,26 @@ static const struct {
 	const char *name;
 	void (*run)(struct host *h, struct ctl_conn *c, json_t *req);
 } cmds[] = {
-	{"ping", cmd_ping},	    {"status", cmd_status},
-	{"stats", cmd_stats},	    {"heartbeat", cmd_heartbeat},
-	{"vm-start", cmd_vm_start}, {"vm-stop", cmd_vm_stop},
-	{"failover", cmd_failover}, {"console", cmd_console},
-	{"events", cmd_events},	    {"drill", drill_cmd},
+	{"ping", cmd_ping},
+	{"status", cmd_status},
+	{"stats", cmd_stats},
+	{"heartbeat", cmd_heartbeat},
+	{"vm-start", cmd_vm_start},
+	{"vm-stop", cmd_vm_stop},
+	{"vm-suspend", cmd_vm_suspend},
+	{"vm-resume", cmd_vm_resume},
+	{"failover", cmd_failover},
+	{"console", cmd_console},
+	{"events", cmd_events},
+	{"drill", drill_cmd},
+	{"link-test", linktest_cmd},
+	{"disk-verify", cmd_disk_verify},
+	{"disk-resize", cmd_disk_resize},
+	{"resync-rate", cmd_resync_rate},
+	{"snapshot-create", cmd_snap_create},
+	{"snapshot-delete", cmd_snap_delete},
+	{"snapshot-revert", cmd_snap_revert},
+	{"snapshot-list", cmd_snap_list},
 };
 
 void cmd_handle(void *arg, struct ctl_conn *c, json_t *req)

@@ -12,13 +12,29 @@
  *    "ahead_us":{...},"commit_us":{...},"interval_us":{...},"dirty_pages":{...},"bytes_raw","bytes_sent",
  *    "sync_left","epochs","activate_us","staged_bytes","staged_max_bytes","staged_limit_bytes",
  *    "peer":{"state","role","health","term","epoch"}|null,
- *    "image_incomplete":b,"link_failovers",
+ *    "image_incomplete":b,"suspended":b,"link_failovers",
+ *    "disk_sync":{"state":"none"|"comparing"|"sending"|"done","partial":b,"why","look_bytes","looked_bytes",
+ *      "sent_bytes","left_bytes","rate"|null,"eta_s"|null,"limit",
+ *      "log":{"state":1|0|-errno,"marked_bytes","active_extents","writes","waited"}}|null,
+ *    "disks":[{"serial","format","read_only":b,"bytes","image_bytes","file_bytes","used_bytes","files","path"}]|null,
+ *    "durable":{"state","epoch","journal_used","journal_size","lag_epochs","lag_ms"}|null,
  *    "link_paths":[{"transport","state":"down"|"connecting"|"ready"|"in-use","in_use":b,
- *      "since_ms","failed_in_use","why"}]|null,
+ *      "since_ms","failed_in_use","heal_ms","wait_ms","drill":b,"why"}]|null,
+ *    "disk_faults":[{"disk","errors","answered","waiting","last"}],
  *    "safe_to_lose":{HOST:{"safe":b,"why":s}, HOST:...}}]}
+ * link_paths: wait_ms is how long until one that is down is tried again, or a ready one that is better than
+ * that in use is gone back to, for which it must be alive for heal_ms; why is of the last failure.
+ * durable: what the standby's disks would come back as after a power cut; lags behind what is committed,
+ * told by the primary only; null: it has no journal, or nothing is known.
+ * disks: bytes is what the guest has, image_bytes what its image has room for, file_bytes how long the image's file is and used_bytes
+ * what that takes; files: of its chain.
+ * disk_faults: of this host's images that gave errors: how many, how many of them the guest was told, how many of its
+ * requests wait (for room, or for the other host to take over), and the last one.
  * plug: what of the output the kernel holds, of nets with vhost; held_* have it in.
+ * disk_sync: told by the primary; partial: only chunks that either host has marked are compared, else why
+ * not; limit: resync_rate, now. log: the activity log; 0: there is none.
  * image_incomplete: a first sync overwrites this host's disks, or was cut short: nothing boots from
- * them. staged: on a standby, memory taken by epochs that are not applied yet. What is not known now (a standby holds nothing, a hung process tells nothing) is null.
+ * them. suspended: the guest is saved on this host. staged: on a standby, memory taken by epochs that are not applied yet. What is not known now (a standby holds nothing, a hung process tells nothing) is null.
  */
 #include "ctl/cmd.h"
 
@@ -128,6 +144,23 @@ static void add_link_paths(json_t *o, const struct host *h, const struct vmrun *
 	json_object_set_new(o, "link_failovers", n ? json_incref(n) : json_null());
 }
 
+/* The disks as rhea-vm says, with the paths of the config. */
+static void add_disks(json_t *o, const struct vmrun *v)
+{
+	const struct config_vm *cfg = vmrun_config(v);
+	json_t *list = json_object_get(vmrun_stats(v), "disk_list"), *d;
+	size_t i;
+
+	if (!vmrun_proc(v))
+		list = NULL;
+	json_array_foreach(list, i, d)
+	{
+		if (i < cfg->n_disks)
+			json_object_set_new(d, "path", json_string(cfg->disks[i].path));
+	}
+	json_object_set_new(o, "disks", list ? json_incref(list) : json_null());
+}
+
 static void add_counters(json_t *o, const struct vmrun *v)
 {
 	static const char *const engine[] = {"acked",	     "bytes_raw",   "bytes_sent",
@@ -136,6 +169,8 @@ static void add_counters(json_t *o, const struct vmrun *v)
 					     "early_epochs", NULL};
 	static const char *const staged[] = {"staged_bytes", "staged_max_bytes",
 					     "staged_limit_bytes", NULL};
+	static const char *const sync[] = {"disk_sync", NULL};
+	static const char *const durable[] = {"durable", "disk_faults", NULL};
 	static const char *const held[] = {"held_bytes", "held_frames", "holding", "plug",
 					   NULL};
 	json_t *st = vmrun_stats(v), *pri = json_object_get(st, "primary");
@@ -146,6 +181,8 @@ static void add_counters(json_t *o, const struct vmrun *v)
 	copy_members(o, pri, engine);
 	copy_members(o, pri ? json_object_get(st, "netbuf") : NULL, held);
 	copy_members(o, json_object_get(st, "standby"), staged);
+	copy_members(o, pri ? st : NULL, sync);
+	copy_members(o, st, durable);
 	if (!pri)
 		json_object_set(o, "acked",
 				json_object_get(json_object_get(st, "standby"), "acked"));
@@ -166,19 +203,21 @@ static json_t *vm_json(const struct host *h, const struct vmrun *v)
 	struct vmproc *proc = vmrun_proc(v);
 	json_t *o;
 
-	o = json_pack(
-		"{s:s,s:s,s:s,s:s,s:s,s:I,s:o,s:b,s:b,s:b,s:o,s:I,s:b,s:o,s:o}", "name",
-		vmrun_config(v)->name, "role", role_name(p->state), "state",
-		pair_state_name(p->state), "health", pair_health_name(p->health),
-		"engine", pair_engine_name(p->engine), "term", (json_int_t)p->term,
-		"epoch", null_if_none(p->epoch), "protected", p->state == PAIR_PROTECTED,
-		"running", p->running, "preferred", p->prm.preferred, "pid",
-		proc ? json_integer(vmproc_pid(proc)) : json_null(), "activate_us",
-		(json_int_t)vmrun_activate_us(v), "image_incomplete", p->rec.incomplete,
-		"peer", peer_json(h, p), "safe_to_lose", safe_json(h, p));
+	o = json_pack("{s:s,s:s,s:s,s:s,s:s,s:I,s:o,s:b,s:b,s:b,s:o,s:I,s:b,s:b,s:o,s:o}",
+		      "name", vmrun_config(v)->name, "role", role_name(p->state), "state",
+		      pair_state_name(p->state), "health", pair_health_name(p->health),
+		      "engine", pair_engine_name(p->engine), "term", (json_int_t)p->term,
+		      "epoch", null_if_none(p->epoch), "protected",
+		      p->state == PAIR_PROTECTED, "running", p->running, "preferred",
+		      p->prm.preferred, "pid",
+		      proc ? json_integer(vmproc_pid(proc)) : json_null(), "activate_us",
+		      (json_int_t)vmrun_activate_us(v), "image_incomplete",
+		      p->rec.incomplete, "suspended", p->rec.saved && !p->running, "peer",
+		      peer_json(h, p), "safe_to_lose", safe_json(h, p));
 	if (o) {
 		add_counters(o, v);
 		add_link_paths(o, h, v);
+		add_disks(o, v);
 	}
 	return o;
 }

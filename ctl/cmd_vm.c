@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * cmd_vm - commands that change a VM and wait until it is so: start, stop, failover.
+ * cmd_vm - commands that change a VM and wait until it is so: start, stop, suspend, resume, failover.
  *
  * Each tells the pair machine what the operator wants, then watches: a progress line at each
  * change of state, until the wish is fulfilled, has become impossible, or the time is over.
@@ -11,6 +11,7 @@
 #include "ctl/events.h"
 #include "ctl/host.h"
 #include "ctl/vmrun.h"
+#include "hv/base/err.h"
 #include "hv/base/loop.h"
 
 #include <event2/event.h>
@@ -21,6 +22,8 @@ enum {
 	START_MS = 30000,
 	STOP_MS = 120000,
 	FAILOVER_MS = 30000,
+	SUSPEND_MS = 3600000, /* all of memory goes to the disk */
+	RESUME_MS = 600000,
 	WAIT_MAX_MS = 24 * 3600 * 1000,
 	WHY_MAX = 200,
 	OVERRIDE_MIN = 8, /* characters: a sentence, not a key pressed by accident */
@@ -37,6 +40,7 @@ struct wait {
 	enum wish_state (*judge)(const struct wait *w, const char **why_out);
 	const char *what;
 	enum pair_state last, peer_last;
+	char doing[64];
 	uint64_t term_before;
 };
 
@@ -72,12 +76,42 @@ static enum wish_state judge_start(const struct wait *w, const char **why_out)
 	return w->h->peer_up && runs(p->peer.state) ? WISH_DONE : WISH_OPEN;
 }
 
+static int is_off(enum pair_state s)
+{
+	return s == PAIR_OFF || s == PAIR_FAILED;
+}
+
+/* Off here, and its standby as well: what is done to its disks next finds nobody who has them open. */
 static enum wish_state judge_stop(const struct wait *w, const char **why_out)
 {
 	const struct pair *p = vmrun_pair(w->v);
 
-	return !p->vm_up && (p->state == PAIR_OFF || p->state == PAIR_FAILED) ? WISH_DONE
-									      : WISH_OPEN;
+	if (p->vm_up || !is_off(p->state))
+		return WISH_OPEN;
+	return w->h->peer_up && !is_off(p->peer.state) &&
+			       !pair_state_is_primary(p->peer.state)
+		       ? WISH_OPEN
+		       : WISH_DONE;
+}
+
+/* Off, and the standby has put it on record as well; or it goes on. */
+static enum wish_state judge_suspend(const struct wait *w, const char **why_out)
+{
+	const struct pair *p = vmrun_pair(w->v);
+
+	*why_out = vmrun_save_why(w->v);
+	if (!p->suspending && runs(p->state) && p->running)
+		return WISH_FAILED;
+	if (p->state == PAIR_FAILED || pair_state_is_standby(p->state) ||
+	    (p->state == PAIR_OFF && !p->rec.saved)) {
+		*why_out =
+			"it ended, or the other host took it over, before it was saved";
+		return WISH_FAILED;
+	}
+	if (p->vm_up || p->state != PAIR_OFF || p->store_id || p->want_store)
+		return WISH_OPEN;
+	return w->h->peer_up && pair_state_is_standby(p->peer.state) ? WISH_OPEN
+								     : WISH_DONE;
 }
 
 /* Done when somebody runs it in a later term. A primary that asks its standby ends as a
@@ -125,12 +159,15 @@ static void look(struct wait *w)
 	case WISH_OPEN:
 		break;
 	}
-	if (p->state == w->last && p->peer.state == w->peer_last)
+	if (p->state == w->last && p->peer.state == w->peer_last &&
+	    !strcmp(w->doing, vmrun_doing(w->v)))
 		return;
+	(void)snprintf(w->doing, sizeof(w->doing), "%s", vmrun_doing(w->v)); /* fits */
 	w->last = p->state;
 	w->peer_last = p->peer.state;
 	ctl_send(w->c,
-		 cmd_progress(w->v, "%s here, %s on %s", pair_state_name(p->state),
+		 cmd_progress(w->v, "%s here%s%s, %s on %s", pair_state_name(p->state),
+			      w->doing[0] ? ": " : "", w->doing,
 			      w->h->peer_up ? pair_state_name(p->peer.state) : "unknown",
 			      config_peer(w->h->cfg)->name));
 }
@@ -193,13 +230,61 @@ static void wish(struct host *h, struct ctl_conn *c, json_t *req, struct vmrun *
 	look(w);
 }
 
+/* Would the machine act on it now? Else the request is ended with the reason. */
+static int accepted(struct ctl_conn *c, const struct vmrun *v,
+		    const struct pair_event *ev, const char *what)
+{
+	char why[WHY_MAX];
+
+	if (pair_accepts(vmrun_pair(v), ev, why, sizeof(why)))
+		return 1;
+	ctl_error(c, "%s %s: %s", what, vmrun_config(v)->name, why);
+	return 0;
+}
+
 void cmd_vm_start(struct host *h, struct ctl_conn *c, json_t *req)
 {
-	const struct pair_event ev = {.kind = PAIR_EV_START};
+	int discard = json_is_true(json_object_get(req, "discard"));
+	const struct pair_event ev = {.kind = PAIR_EV_START,
+				      .u.start.resume =
+					      discard ? PAIR_DISCARD : PAIR_BOOT};
 	struct vmrun *v = cmd_vm(h, c, req);
 
-	if (v)
-		wish(h, c, req, v, &ev, "start", START_MS, judge_start);
+	if (!v || (vmrun_pair(v)->rec.saved && !accepted(c, v, &ev, "start")))
+		return;
+	wish(h, c, req, v, &ev, "start", START_MS, judge_start);
+}
+
+void cmd_vm_suspend(struct host *h, struct ctl_conn *c, json_t *req)
+{
+	const struct pair_event ev = {.kind = PAIR_EV_SUSPEND};
+	struct vmrun *v = cmd_vm(h, c, req);
+	const struct pair *p = v ? vmrun_pair(v) : NULL;
+
+	if (!v || !accepted(c, v, &ev, "suspend"))
+		return;
+	events_add(h->events, vmrun_config(v)->name, p->term, p->epoch,
+		   "operator: suspend");
+	wish(h, c, req, v, &ev, "suspend", SUSPEND_MS, judge_suspend);
+}
+
+void cmd_vm_resume(struct host *h, struct ctl_conn *c, json_t *req)
+{
+	const struct pair_event ev = {.kind = PAIR_EV_START,
+				      .u.start.resume = PAIR_RESUME};
+	struct vmrun *v = cmd_vm(h, c, req);
+	const struct pair *p = v ? vmrun_pair(v) : NULL;
+	struct err err = {0};
+
+	if (!v || !accepted(c, v, &ev, "resume"))
+		return;
+	if (vmrun_saved_check(v, &err)) {
+		ctl_error(c, "resume %s: %s", vmrun_config(v)->name, err.msg);
+		return;
+	}
+	events_add(h->events, vmrun_config(v)->name, p->term, p->epoch,
+		   "operator: resume");
+	wish(h, c, req, v, &ev, "resume", RESUME_MS, judge_start);
 }
 
 void cmd_vm_stop(struct host *h, struct ctl_conn *c, json_t *req)

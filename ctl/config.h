@@ -58,6 +58,7 @@ struct config_host {
 struct config_path {
 	char transport[16];	    /* "tcp" or the name of a module */
 	char args[CONFIG_ARGS_MAX]; /* this host's, for the module */
+	unsigned streams;	    /* of tcp; 0: by this host's processors */
 	struct config_addr addr[CONFIG_HOSTS];
 };
 
@@ -72,10 +73,17 @@ struct config_arbiter {
 	unsigned timeout_ms;		  /* of one request to one endpoint */
 };
 
+enum config_format {
+	CONFIG_FORMAT_UNSAID, /* raw, and refused if it looks like anything else */
+	CONFIG_FORMAT_RAW,    /* whatever the guest writes into it */
+	CONFIG_FORMAT_VHD,
+};
+
 struct config_disk {
 	char path[PATH_MAX]; /* this host's */
 	char serial[CONFIG_SERIAL_MAX];
 	int read_only;
+	enum config_format format;
 };
 
 struct config_net {
@@ -101,13 +109,16 @@ struct config_vm {
 	char cmdline[CONFIG_CMDLINE_MAX];
 	unsigned interval_us, min_interval_us;
 	unsigned latency_target_us;
-	unsigned overhead_cap; /* per cent */
-	unsigned verify_s;     /* to compare all of memory once; 0: never */
-	unsigned encoders;     /* threads; 0: as many as suit the host */
-	unsigned inflight;     /* epochs captured and not acked, at most */
-	uint64_t delta_cache;  /* bytes */
-	uint64_t netbuf_limit; /* bytes */
-	uint64_t disk_buffer;  /* bytes */
+	unsigned overhead_cap;	/* per cent */
+	unsigned verify_s;	/* to compare all of memory once; 0: never */
+	unsigned encoders;	/* threads; 0: as many as suit the host */
+	unsigned inflight;	/* epochs captured and not acked, at most */
+	uint64_t delta_cache;	/* bytes */
+	uint64_t netbuf_limit;	/* bytes */
+	uint64_t disk_buffer;	/* bytes */
+	uint64_t resync_rate;	/* bytes a second of a disk sync; 0: as it goes */
+	uint64_t journal_size;	/* bytes; 0: the standby's disks have no journal */
+	char journal[PATH_MAX]; /* this host's; "": in the state directory */
 	enum config_policy policy;
 	int autostart;
 	struct config_disk disks[CONFIG_DISKS_MAX];
@@ -169,6 +180,9 @@ char *config_outline(const char *text, size_t len);
 
 /* Index of a VM, or -ENOENT. */
 int config_find_vm(const struct config *cfg, const char *name);
+
+/* How many streams this host would like for tcp path @p. */
+unsigned config_path_streams(const struct config_path *p);
 
 static inline const struct config_host *config_self(const struct config *cfg)
 {

@@ -6,11 +6,16 @@
 #include "hv/base/err.h"
 #include "replication/modules.h"
 #include "replication/session.h"
+#include "replication/transport.h"
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
-static const char *const path_keys[] = {"transport", "address", "args", NULL};
+/* A stream keeps a processor busy on either side, and the guest and the encoders need theirs. */
+enum { PROCESSORS_A_STREAM = 8, STREAMS_DEFAULT_MAX = 4 };
+
+static const char *const path_keys[] = {"transport", "address", "args", "streams", NULL};
 
 static int read_address(struct config_reader *r, config_setting_t *s, struct config *cfg,
 			struct config_path *p)
@@ -38,6 +43,7 @@ static int read_address(struct config_reader *r, config_setting_t *s, struct con
 static int read_path(struct config_reader *r, config_setting_t *s, struct config *cfg,
 		     struct config_path *p)
 {
+	uint64_t streams = 0;
 	int rc = config_text(r, s, "transport", NULL, p->transport, sizeof(p->transport));
 
 	if (!rc && !tp_module_name_ok(p->transport))
@@ -50,7 +56,24 @@ static int read_path(struct config_reader *r, config_setting_t *s, struct config
 	if (!rc && p->args[0] && !strcmp(p->transport, "tcp"))
 		rc = config_fail(r, config_setting_get_member(s, "args"), -EINVAL,
 				 "tcp has no args; leave it out");
+	if (!rc)
+		rc = config_uint(r, s, "streams", 0, 1, TP_TCP_STREAMS_MAX, &streams);
+	if (!rc && streams && strcmp(p->transport, "tcp") != 0)
+		rc = config_fail(r, config_setting_get_member(s, "streams"), -EINVAL,
+				 "only tcp has streams; leave it out");
+	p->streams = (unsigned)streams;
 	return rc ? rc : read_address(r, s, cfg, p);
+}
+
+unsigned config_path_streams(const struct config_path *p)
+{
+	long n = sysconf(_SC_NPROCESSORS_ONLN) / PROCESSORS_A_STREAM;
+
+	if (p->streams)
+		return p->streams;
+	if (n > STREAMS_DEFAULT_MAX)
+		n = STREAMS_DEFAULT_MAX;
+	return n > 1 ? (unsigned)n : 1;
 }
 
 /* As simple as it was: one tcp path between the hosts' replication addresses. */

@@ -4,6 +4,7 @@
 #include "ctl/config_read.h"
 
 #include "hv/base/err.h"
+#include "hv/base/size.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -311,28 +312,6 @@ int config_bool(struct config_reader *r, config_setting_t *parent, const char *k
 	return 0;
 }
 
-/* -EINVAL: no size at all. Overflow saturates, so that the range check catches it. */
-static int size_of(const char *t, uint64_t *out)
-{
-	unsigned long long v;
-	unsigned shift = 0;
-	char *end;
-
-	if (!isdigit((unsigned char)t[0]))
-		return -EINVAL;
-	v = strtoull(t, &end, 10); /* saturates at ULLONG_MAX */
-	if (*end == 'K')
-		shift = 10;
-	else if (*end == 'M')
-		shift = 20;
-	else if (*end == 'G')
-		shift = 30;
-	if (end[0] && (!shift || end[1]))
-		return -EINVAL;
-	*out = v > UINT64_MAX >> shift ? UINT64_MAX : (uint64_t)v << shift;
-	return 0;
-}
-
 static const char *size_text(uint64_t v, char *out, size_t room)
 {
 	static const char suffix[] = {0, 'K', 'M', 'G'};
@@ -360,7 +339,7 @@ int config_size(struct config_reader *r, config_setting_t *parent, const char *k
 					  : fail_key(r, parent, key,
 						     "missing; add %s = \"512M\";", key);
 	if (config_setting_type(s) == CONFIG_TYPE_STRING)
-		rc = size_of(config_setting_get_string(s), out);
+		rc = size_parse(config_setting_get_string(s), out);
 	else
 		rc = int_of(s, out);
 	if (rc == -EINVAL)

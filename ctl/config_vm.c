@@ -5,6 +5,7 @@
 
 #include "ctl/tap_plug.h"
 #include "hv/base/err.h"
+#include "hv/base/hex.h"
 #include "hv/gm.h"
 
 #include <errno.h>
@@ -36,12 +37,15 @@ static const char *const vm_keys[] = {"name",
 				      "delta_cache",
 				      "netbuf_limit",
 				      "disk_buffer",
+				      "resync_rate",
+				      "journal",
+				      "journal_size",
 				      "policy",
 				      "autostart",
 				      "disks",
 				      "nets",
 				      NULL};
-static const char *const disk_keys[] = {"path", "serial", "read_only", NULL};
+static const char *const disk_keys[] = {"path", "serial", "read_only", "format", NULL};
 static const char *const net_keys[] = {"tap", "bridge", "mac", "mtu", "vhost", NULL};
 
 /* A file of this host that must be there; @write: and be ours to change. */
@@ -67,15 +71,6 @@ static int check_file(struct config_reader *r, config_setting_t *parent, const c
 				   path, strerror(errno),
 				   write ? "read and write" : "read");
 	return 0;
-}
-
-static int hex_digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
 }
 
 static int parse_mac(const char *t, uint8_t *mac)
@@ -154,6 +149,27 @@ static int read_net(struct config_reader *r, config_setting_t *s, struct config_
 	return rc;
 }
 
+/* Never found out from what a guest may have written into the image. */
+static int read_format(struct config_reader *r, config_setting_t *s,
+		       struct config_disk *d)
+{
+	char text[16];
+	int rc = config_text(r, s, "format", "", text, sizeof(text));
+
+	if (rc)
+		return rc;
+	if (!text[0])
+		d->format = CONFIG_FORMAT_UNSAID;
+	else if (!strcmp(text, "raw"))
+		d->format = CONFIG_FORMAT_RAW;
+	else if (!strcmp(text, "vhd"))
+		d->format = CONFIG_FORMAT_VHD;
+	else
+		return config_fail(r, config_setting_get_member(s, "format"), -EINVAL,
+				   "\"%s\" is no format; give \"raw\" or \"vhd\"", text);
+	return 0;
+}
+
 static int read_disk(struct config_reader *r, config_setting_t *s, unsigned i,
 		     struct config_disk *d)
 {
@@ -166,6 +182,8 @@ static int read_disk(struct config_reader *r, config_setting_t *s, unsigned i,
 		rc = config_text(r, s, "serial", dflt, d->serial, sizeof(d->serial));
 	if (!rc)
 		rc = config_bool(r, s, "read_only", 0, &d->read_only);
+	if (!rc)
+		rc = read_format(r, s, d);
 	if (!rc)
 		rc = check_file(r, s, "path", d->path, !d->read_only);
 	return rc;
@@ -338,6 +356,26 @@ static int read_memory(struct config_reader *r, config_setting_t *s, struct conf
 			   (unsigned long long)((below + GM_STEP) / MIB));
 }
 
+static int read_journal(struct config_reader *r, config_setting_t *s, struct config_vm *v)
+{
+	uint64_t least = 2 * v->disk_buffer, dflt = least > 256 * MIB ? least : 256 * MIB;
+	int rc = config_host_text(r, s, "journal", "", v->journal, sizeof(v->journal));
+
+	if (!rc && v->journal[0] && v->journal[0] != '/')
+		rc = config_fail(r, config_setting_get_member(s, "journal"), -EINVAL,
+				 "\"%s\" must be a whole path, from / on", v->journal);
+	if (!rc)
+		rc = config_size(r, s, "journal_size", dflt, 0, 64 * GIB,
+				 &v->journal_size);
+	/* An epoch must fit, and the next one while that is being flushed. */
+	if (!rc && v->journal_size && v->journal_size < least)
+		rc = config_fail(
+			r, config_setting_get_member(s, "journal_size"), -EINVAL,
+			"must be 0, for none, or at least twice disk_buffer: \"%lluM\"",
+			(unsigned long long)((least + MIB - 1) / MIB));
+	return rc;
+}
+
 static int read_limits(struct config_reader *r, config_setting_t *s, struct config_vm *v)
 {
 	uint64_t n;
@@ -360,6 +398,13 @@ static int read_limits(struct config_reader *r, config_setting_t *s, struct conf
 	if (!rc)
 		rc = config_size(r, s, "disk_buffer", 64 * MIB, MIB, 16 * GIB,
 				 &v->disk_buffer);
+	if (!rc)
+		rc = config_size(r, s, "resync_rate", 0, 0, 1024 * GIB, &v->resync_rate);
+	if (!rc && v->resync_rate && v->resync_rate < MIB)
+		rc = config_fail(r, config_setting_get_member(s, "resync_rate"), -EINVAL,
+				 "must be 0, for no limit, or at least \"1M\"");
+	if (!rc)
+		rc = read_journal(r, s, v);
 	if (!rc)
 		rc = config_bool(r, s, "autostart", 0, &v->autostart);
 	return rc;

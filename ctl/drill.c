@@ -5,6 +5,8 @@
 
 #include "ctl/cmd.h"
 #include "ctl/ctlsock.h"
+#include "ctl/drill_note.h"
+#include "ctl/drill_path.h"
 #include "ctl/events.h"
 #include "ctl/host.h"
 #include "ctl/vmproc.h"
@@ -15,7 +17,6 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,27 +47,6 @@ struct drill {
 static double since_ms(const struct drill *d, uint64_t ns)
 {
 	return (double)(ns - d->began_ns) / 1e6;
-}
-
-static void note(struct drill *d, const char *fmt, ...)
-	__attribute__((format(printf, 2, 3)));
-static void note(struct drill *d, const char *fmt, ...)
-{
-	double at = since_ms(d, clock_mono_ns());
-	char text[200];
-	json_t *line;
-	va_list ap;
-
-	va_start(ap, fmt);
-	(void)vsnprintf(text, sizeof(text), fmt, ap); /* cutting is meant */
-	va_end(ap);
-	json_array_append_new(d->steps,
-			      json_pack("{s:f,s:s}", "at_ms", at, "what", text));
-	if (!d->c)
-		return;
-	line = cmd_progress(d->v, "%s", text);
-	json_object_set_new(line, "at_ms", json_real(at));
-	ctl_send(d->c, line);
 }
 
 static int do_kill(struct drill *d)
@@ -110,11 +90,13 @@ static void heal(struct drill *d)
 
 	if (d->is_stopped && p && vmproc_pid(p) == d->stopped &&
 	    !vmproc_signal(p, SIGCONT))
-		note(d, "rhea-vm %d is continued", (int)d->stopped);
+		drill_note(d->c, d->v, d->steps, d->began_ns, "rhea-vm %d is continued",
+			   (int)d->stopped);
 	d->is_stopped = 0;
 	if (d->fault_on && set_cut(d, 0))
-		note(d,
-		     "the fault could not be taken away: the process has to be restarted");
+		drill_note(
+			d->c, d->v, d->steps, d->began_ns,
+			"the fault could not be taken away: the process has to be restarted");
 }
 
 static void drill_free(struct drill *d)
@@ -198,11 +180,13 @@ static void note_states(struct drill *d, const struct pair *p)
 	const struct host *h = d->h;
 
 	if (p->state != d->last)
-		note(d, "host %s: %s, term %llu", config_self(h->cfg)->name,
-		     pair_state_name(p->state), (unsigned long long)p->term);
+		drill_note(d->c, d->v, d->steps, d->began_ns, "host %s: %s, term %llu",
+			   config_self(h->cfg)->name, pair_state_name(p->state),
+			   (unsigned long long)p->term);
 	if (h->peer_up && p->peer.state != d->peer_last)
-		note(d, "host %s: %s, term %llu", config_peer(h->cfg)->name,
-		     pair_state_name(p->peer.state), (unsigned long long)p->peer.term);
+		drill_note(d->c, d->v, d->steps, d->began_ns, "host %s: %s, term %llu",
+			   config_peer(h->cfg)->name, pair_state_name(p->peer.state),
+			   (unsigned long long)p->peer.term);
 	d->last = p->state;
 	d->peer_last = p->peer.state;
 }
@@ -212,9 +196,10 @@ static void note_runs(struct drill *d, int here, uint64_t term)
 	d->runs_ns = clock_mono_ns();
 	d->runs_here = here;
 	d->term_after = term;
-	note(d, "the guest runs on host %s in term %llu",
-	     here ? config_self(d->h->cfg)->name : config_peer(d->h->cfg)->name,
-	     (unsigned long long)term);
+	drill_note(d->c, d->v, d->steps, d->began_ns,
+		   "the guest runs on host %s in term %llu",
+		   here ? config_self(d->h->cfg)->name : config_peer(d->h->cfg)->name,
+		   (unsigned long long)term);
 	heal(d);
 }
 
@@ -238,7 +223,7 @@ static void on_change(void *arg, struct vmrun *v)
 	if ((here && p->state == PAIR_PROTECTED) ||
 	    (there && p->peer.state == PAIR_PROTECTED)) {
 		d->protected_ns = clock_mono_ns();
-		note(d, "protected again");
+		drill_note(d->c, d->v, d->steps, d->began_ns, "protected again");
 		finish(d, "");
 	}
 }
@@ -273,7 +258,7 @@ static int may_run(struct host *h, struct ctl_conn *c, struct vmrun *v, int forc
 	const char *vm = vmrun_config(v)->name;
 	char why[200] = "";
 
-	if (h->drill)
+	if (h->drill || h->drill_path)
 		ctl_error(c, "a drill is running already; wait for its end");
 	else if (!vmrun_proc(v) || !pair_state_is_primary(p->state))
 		ctl_error(c,
@@ -327,16 +312,22 @@ static struct drill *drill_new(struct host *h, struct ctl_conn *c, struct vmrun 
 
 void drill_cmd(struct host *h, struct ctl_conn *c, json_t *req)
 {
-	const struct deed *deed =
-		find_deed(json_string_value(json_object_get(req, "what")));
-	struct vmrun *v = cmd_vm(h, c, req);
+	const char *what = json_string_value(json_object_get(req, "what"));
+	const struct deed *deed = find_deed(what);
+	struct vmrun *v;
 	struct drill *d;
 	int rc;
 
+	if (!deed && !strcmp(what ? what : "", "path")) {
+		drill_path_cmd(h, c, req);
+		return;
+	}
+	v = cmd_vm(h, c, req);
 	if (!v)
 		return;
 	if (!deed) {
-		ctl_error(c, "no such drill; there are kill-vm, stop-vm and cut-link");
+		ctl_error(c,
+			  "no such drill; there are kill-vm, stop-vm, cut-link and path");
 		return;
 	}
 	if (!may_run(h, c, v, json_is_true(json_object_get(req, "force"))))
@@ -353,7 +344,8 @@ void drill_cmd(struct host *h, struct ctl_conn *c, json_t *req)
 	host_watch_add(h, &d->watch);
 	d->began_ns = clock_mono_ns();
 	rc = deed->run(d);
-	note(d, "%s%s%s", deed->name, rc ? " failed: " : "", rc ? strerror(-rc) : "");
+	drill_note(d->c, d->v, d->steps, d->began_ns, "%s%s%s", deed->name,
+		   rc ? " failed: " : "", rc ? strerror(-rc) : "");
 	if (rc)
 		finish(d, "the deed could not be done");
 }

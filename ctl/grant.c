@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * grant - the record of a VM that survives power cuts.
  *
- * On disk: struct grant_wire. The checksum covers all before it. Version 1 is the same without
- * GRANT_INCOMPLETE; it is read, and written no more.
+ * On disk: struct grant_wire. The checksum covers all before it. Version 3 is the same without
+ * GRANT_SAVED, version 2 also without GRANT_BEHIND, version 1 also without GRANT_INCOMPLETE; they are read, and written no more.
  */
 #include "ctl/grant.h"
 
@@ -24,15 +24,18 @@
 #include "ctl/config.h"
 
 enum {
-	GRANT_VERSION = 2,
+	GRANT_VERSION = 4,
 	GRANT_ALONE = 1,
 	GRANT_BYE = 2,
 	GRANT_WANTED = 4,
 	GRANT_OVERRIDE = 8,
 	GRANT_INCOMPLETE = 16,
+	GRANT_BEHIND = 32,
+	GRANT_SAVED = 64,
 };
 /* By version: the flags that it knows. */
-static const uint32_t grant_flags[GRANT_VERSION + 1] = {[1] = 15, [2] = 31};
+static const uint32_t grant_flags[GRANT_VERSION + 1] = {
+	[1] = 15, [2] = 31, [3] = 63, [4] = 127};
 static const char grant_magic[8] = "RHEAGRNT";
 #define GRANT_SUFFIX ".grant"
 #define GRANT_TMP    ".grant.new"
@@ -156,7 +159,8 @@ static void to_wire(struct grant_wire *w, const char *vm, const struct grant *g)
 	w->flags = le32_of((r->alone ? GRANT_ALONE : 0) | (r->bye ? GRANT_BYE : 0) |
 			   (r->wanted ? GRANT_WANTED : 0) |
 			   (r->override ? GRANT_OVERRIDE : 0) |
-			   (r->incomplete ? GRANT_INCOMPLETE : 0));
+			   (r->incomplete ? GRANT_INCOMPLETE : 0) |
+			   (r->behind ? GRANT_BEHIND : 0) | (r->saved ? GRANT_SAVED : 0));
 	memcpy(w->vm, vm, strlen(vm)); /* path_of() has checked the length */
 	memcpy(w->owner, g->owner, strnlen(g->owner, sizeof(w->owner) - 1));
 	w->sum = le64_of(XXH3_64bits(w, offsetof(struct grant_wire, sum)));
@@ -239,6 +243,8 @@ static void from_wire(const struct grant_wire *w, const char *host, struct grant
 		.wanted = !!(flags & GRANT_WANTED),
 		.override = !!(flags & GRANT_OVERRIDE),
 		.incomplete = !!(flags & GRANT_INCOMPLETE),
+		.behind = !!(flags & GRANT_BEHIND),
+		.saved = !!(flags & GRANT_SAVED),
 	};
 }
 

@@ -43,15 +43,19 @@ static void note_echo(struct hb_track *t, struct hb_track_path *p, const struct 
 static void note_spacing(struct hb_track_path *p, const struct hb_msg *m, uint64_t now)
 {
 	struct hb_path_stats *st = &p->st;
-	int64_t d;
+	uint64_t here, there, d;
 
 	if (p->seq) {
 		st->lost += m->seq - p->seq - 1;
 		if (now - p->good_at > st->late_max_ns)
 			st->late_max_ns = now - p->good_at;
-		d = (int64_t)(now - p->good_at) - (int64_t)(m->mono_ns - p->sent_mono);
-		d = d < 0 ? -d : d;
-		st->jitter_ns += (uint64_t)((d - (int64_t)st->jitter_ns) / 16);
+		here = now - p->good_at;
+		there = m->mono_ns - p->sent_mono; /* whatever the peer likes to say */
+		d = here > there ? here - there : there - here;
+		if (d > st->jitter_ns)
+			st->jitter_ns += (d - st->jitter_ns) / 16;
+		else
+			st->jitter_ns -= (st->jitter_ns - d) / 16;
 	}
 	p->seq = m->seq;
 	p->good_at = now;

@@ -6,9 +6,12 @@
 #include "ctl/cmd.h"
 #include "ctl/ctlsock.h"
 #include "ctl/drill.h"
+#include "ctl/drill_path.h"
 #include "ctl/events.h"
+#include "ctl/filework.h"
 #include "ctl/follow.h"
 #include "ctl/link.h"
+#include "ctl/linktest.h"
 #include "ctl/storer.h"
 #include "ctl/vmproc.h"
 #include "ctl/vmrun.h"
@@ -167,8 +170,17 @@ static void on_path(void *arg, unsigned path, int up)
 static void on_link(void *arg, const struct preface *p, int fd)
 {
 	struct vmrun *v = host_find(arg, p->vm);
+	struct host *h = arg;
 
-	if (v && p->further) {
+	if (p->kind == PREFACE_TEST) {
+		linktest_incoming(h->linktest, p, fd);
+		return;
+	}
+	if (v && p->kind == PREFACE_STREAM) {
+		vmrun_stream(v, fd);
+		return;
+	}
+	if (v && p->kind == PREFACE_FURTHER) {
 		vmrun_further(v, p->term, fd);
 		return;
 	}
@@ -228,7 +240,7 @@ static int make_stores(struct host *h, struct err *err)
 		rc = storer_create(h->opts.state_dir, h->loop, on_stored, h, &h->storer,
 				   err);
 	}
-	return rc;
+	return rc ? rc : filework_create(h->loop, &h->files, err);
 }
 
 static int make_outside(struct host *h, struct err *err)
@@ -238,6 +250,9 @@ static int make_outside(struct host *h, struct err *err)
 	char path[PATH_MAX];
 	int rc;
 
+	rc = linktest_create(h, &h->linktest, err);
+	if (rc)
+		return rc;
 	rc = hb_create(h->cfg, h->loop, &hbe, &h->hb, err);
 	if (!rc)
 		rc = arbiter_create(h->cfg, h->loop, on_answer, h, &h->arbiter, err);
@@ -343,8 +358,11 @@ void host_destroy(struct host *h)
 	 * sees links and heartbeats end together. */
 	ctlsock_destroy(h->ctl);
 	drill_destroy(h->drill);
+	drill_path_destroy(h->drill_path);
+	filework_destroy(h->files);
 	for (unsigned i = 0; i < h->n_vms; i++)
 		vmrun_destroy(h->vm[i]);
+	linktest_destroy(h->linktest);
 	for (unsigned i = 0; i < CONFIG_LINKS_MAX; i++)
 		link_listener_destroy(h->listener[i]);
 	hb_destroy(h->hb);

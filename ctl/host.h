@@ -18,13 +18,16 @@
 struct arbiter;
 struct ctlsock;
 struct drill;
+struct drill_path;
 struct err;
 struct event;
 struct events;
+struct filework;
 struct follower;
 struct heartbeat;
 struct host;
 struct link_listener;
+struct linktest;
 struct loop;
 struct storer;
 struct vmrun;
@@ -57,13 +60,16 @@ struct host {
 	struct loop *loop; /* borrowed */
 	struct events *events;
 	struct storer *storer;
+	struct filework *files;
 	struct heartbeat *hb;
 	struct arbiter *arbiter;
 	struct link_listener
 		*listener[CONFIG_LINKS_MAX]; /* of each path; NULL: another one's does */
 	struct ctlsock *ctl;
 	struct event *probe, *leave;
-	struct drill *drill; /* at most one runs; NULL: none */
+	struct drill *drill; /* at most one runs, of either kind; NULL: none */
+	struct drill_path *drill_path;
+	struct linktest *linktest;
 	struct host_arbiter arb;
 	struct host_watch *watch;
 	struct follower *followers; /* of the events; cmd_events.c */

@@ -42,13 +42,13 @@ link_listener_port(const struct link_listener *l); /* the bound one; 0: unknown 
  * @why. */
 typedef void link_connected_fn(void *arg, int fd, const char *why);
 
-/* Try once to reach @peer from @local's address, at most @timeout_ms. @further: as in the preface. Calls @fn exactly
+/* Try once to reach @peer from @local's address, at most @timeout_ms. @kind: as in the preface. Calls @fn exactly
  * once, never from within this call, unless cancelled. The handle is gone once @fn was
  * called. */
 int link_connect(struct loop *loop, const struct config_addr *local,
 		 const struct config_addr *peer, const char *vm, uint64_t term,
-		 int further, unsigned timeout_ms, link_connected_fn *fn, void *arg,
-		 struct link_connect **c_out, struct err *err);
+		 enum preface_kind kind, unsigned timeout_ms, link_connected_fn *fn,
+		 void *arg, struct link_connect **c_out, struct err *err);
 void link_connect_cancel(struct link_connect *c); /* NULL is fine */
 
 #endif

@@ -95,8 +95,8 @@ static int start(struct link_connect *c, struct loop *loop,
 
 int link_connect(struct loop *loop, const struct config_addr *local,
 		 const struct config_addr *peer, const char *vm, uint64_t term,
-		 int further, unsigned timeout_ms, link_connected_fn *fn, void *arg,
-		 struct link_connect **c_out, struct err *err)
+		 enum preface_kind kind, unsigned timeout_ms, link_connected_fn *fn,
+		 void *arg, struct link_connect **c_out, struct err *err)
 {
 	struct link_connect *c = calloc(1, sizeof(*c));
 	int rc;
@@ -107,7 +107,7 @@ int link_connect(struct loop *loop, const struct config_addr *local,
 	c->fd = -1;
 	c->fn = fn;
 	c->arg = arg;
-	rc = preface_encode(vm, term, further, &c->preface);
+	rc = preface_encode(vm, term, kind, &c->preface);
 	if (!rc)
 		rc = start(c, loop, local, peer, timeout_ms);
 	if (rc) {

@@ -63,14 +63,19 @@ static const char *const event_names[] = {
 	[PAIR_EV_START] = "start",
 	[PAIR_EV_STOP] = "stop",
 	[PAIR_EV_KILL] = "kill",
+	[PAIR_EV_SUSPEND] = "suspend",
 	[PAIR_EV_FAILOVER] = "failover",
 	[PAIR_EV_OVERRIDE] = "override",
+	[PAIR_EV_REVERTED] = "reverted",
 	[PAIR_EV_PEER] = "peer",
 	[PAIR_EV_PEER_LOST] = "peer-lost",
 	[PAIR_EV_VM_STATE] = "vm-state",
 	[PAIR_EV_VM_RUNNING] = "vm-running",
 	[PAIR_EV_VM_POWEROFF] = "vm-poweroff",
 	[PAIR_EV_VM_CRASH] = "vm-crash",
+	[PAIR_EV_VM_IMAGE] = "vm-image",
+	[PAIR_EV_VM_SAVED] = "vm-saved",
+	[PAIR_EV_VM_DISK] = "vm-disk",
 	[PAIR_EV_VM_HUNG] = "vm-hung",
 	[PAIR_EV_VM_ALIVE] = "vm-alive",
 	[PAIR_EV_VM_EXITED] = "vm-exited",
@@ -93,6 +98,9 @@ static const char *const action_names[] = {
 	[PAIR_DO_VM_ACTIVATE] = "vm-activate",
 	[PAIR_DO_VM_FENCE] = "vm-fence",
 	[PAIR_DO_VM_POWERDOWN] = "vm-powerdown",
+	[PAIR_DO_VM_SUSPEND] = "vm-suspend",
+	[PAIR_DO_VM_SUSPENDED] = "vm-suspended",
+	[PAIR_DO_VM_DISK_ERRORS] = "vm-disk-errors",
 	[PAIR_DO_UNLINK] = "unlink",
 	[PAIR_DO_CONNECT] = "connect",
 	[PAIR_DO_LINK_GIVE] = "link-give",
@@ -227,6 +235,8 @@ void pm_set(struct pair *p, enum pair_state to, struct pair_actions *out, const 
 	p->state_until = 0;
 	if (to != PAIR_PROTECTED)
 		p->please = 0;
+	if (to < PAIR_RUNNING_ALONE || to > PAIR_HOLDING)
+		p->suspending = PAIR_NOT_SUSPENDING;
 }
 
 struct pair_params pair_params_default(unsigned interval_ms, unsigned missed)
@@ -242,6 +252,8 @@ struct pair_params pair_params_default(unsigned interval_ms, unsigned missed)
 		.backoff_max_ns = 5000 * ms,
 		.stable_ns = 30000 * ms,
 		.max_restarts = 5,
+		.disk_backoff_ns = 60000 * ms,
+		.disk_again_ns = 600000 * ms,
 	};
 }
 
@@ -273,12 +285,17 @@ void pair_step(struct pair *p, uint64_t now_ns, const struct pair_event *ev,
 		p->peer = ev->u.peer;
 		if (p->peer.term > p->seen)
 			p->seen = p->peer.term;
+		if (pair_state_is_eligible(p->peer.state))
+			p->peer_ready = p->peer.term;
 		break;
 	case PAIR_EV_PEER_LOST:
 		p->peer_up = 0;
 		break;
 	case PAIR_EV_ARBITER:
 		pm_on_arbiter(p, ev, out);
+		break;
+	case PAIR_EV_REVERTED:
+		pm_on_reverted(p, ev);
 		break;
 	case PAIR_EV_STORED:
 		pm_on_stored(p, ev, out);
@@ -332,6 +349,8 @@ struct pair_view pair_view(const struct pair *p)
 		v.flags |= PAIR_VIEW_PLEASE;
 	if (p->no_arbiter)
 		v.flags |= PAIR_VIEW_NO_ARBITER;
+	if (p->hands_over && p->hands_over == p->term && p->state == PAIR_STANDBY_EMPTY)
+		v.flags |= PAIR_VIEW_HANDS_OVER;
 	return v;
 }
 

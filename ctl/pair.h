@@ -11,7 +11,8 @@
  * compare-and-set from term t to t+1. Three sorts of claim are made, and each names the
  * term that its claimant lives in:
  *   - cold start: absent -> (1, me), or (t, me) -> (t+1, me). From (t, other) only if the guest
- *     ended in good order in term t, this host has all of it, and an operator typed the start.
+ *     ended in good order in term t, this host has all of it, and an operator typed the start; or
+ *     if the other *hands over*, see below.
  *   - primary: (t, me) -> (t+1, me), after it lost a standby that it had armed.
  *   - standby: (t, other) -> (t+1, me), holding a commit of term t and told ARMED in term t.
  * A primary arms at most one standby in a term: after losing it, it needs a new term to
@@ -21,11 +22,31 @@
  * that the peer's authenticated heartbeat shows it as that term's primary, is a fact that no
  * later event takes back.
  *
+ * Both hosts dead: the one with the later disks cold-starts. The owner of the term has them, with one
+ * exception: a standby that was granted the next term and died before it ran. Its disks are at the
+ * last epoch that was durable there, and clients may have seen more, which the old primary's hold.
+ * So its record says *behind* from the sync on until rhea-vm tells that all that was acked is
+ * durable, which takes one flush of the journal after the link was lost or the guest goes on here. A guest that ran for
+ * that moment makes no difference: no flush of its is answered before, and once one is, the journal says that these
+ * disks are the guest's (vmrun_image.c), whatever the record says; and the other host's disks are not
+ * overwritten by a sync so long. An owner that is
+ * behind, or whose image is incomplete, does not start: it says so in its heartbeats, and the
+ * other, if its own image is neither, claims the next term from it. Safe, because to run in a term
+ * again an owner would need that same compare-and-set. If the other does not come back, an operator decides.
+ *
  * What a link may lead to is on disk before rhea-vm gets it, because rhead may be killed at any
  * moment after: on the primary that it is not alone any more (a standby may be armed), on the
  * standby that its image is incomplete (the sync overwrites it). The driver keeps the socket
  * until the store is answered. The first is taken back when the engine is alone again, so that
- * no ARMED has left; the second by the first commit. Nothing boots from an incomplete image.
+ * no ARMED has left; the second when rhea-vm says that the disks are whole: once the first commit is on
+ * stable storage, or after a recovery by the journal. Nothing boots from an incomplete image.
+ *
+ * A guest is suspended in this order: its memory is saved durably on both hosts, the standby holding its
+ * commit meanwhile; the record here says *saved*, and that the VM is not wanted; only then does the
+ * standby hear that it may forget its commit, and its own record says saved. So at any moment somebody
+ * can go on: whoever takes over from the commit takes the next term, and a saved guest is only ever
+ * started by a claim from the term in which it was saved. The one who resumes keeps the flag until
+ * his rhea-vm has told that the guest runs; rhea-vm by itself never starts twice from one file (remus/SAVED.md).
  *
  * clang-format off
  *
@@ -51,6 +72,11 @@
  * only after the record is stored. Any state with a VM leaves for FENCED when the peer is seen
  * as the owner of a higher term. An operator's override is a grant of a term far above all seen
  * ones; it is logged, and told to the arbiter as soon as that answers.
+ *
+ * A primary whose disk fails holds the guest's requests (hv/shield.h) and asks its standby to take over, as an
+ * operator would. If it comes to run the guest again and its disk fails again within disk_again_ns,
+ * then so does the other host's: the guest is told. A standby whose disk fails has its process started
+ * anew, after ever longer pauses and without an end: protection comes back when the disk does.
  *
  * The primary's rhead connects, to the standby's replication address; the standby's
  * accepts.
@@ -114,7 +140,9 @@ enum {
 	PAIR_VIEW_STOPPED = 1, /* OFF on purpose in this term: nobody should take over */
 	PAIR_VIEW_PLEASE = 2,  /* a primary's operator asks the standby to take over */
 	PAIR_VIEW_NO_ARBITER = 4, /* the last request was not answered */
-	PAIR_VIEW_FLAGS = 7,
+	/* The term is ours, and we must not start in it: our disks hold less than the peer's */
+	PAIR_VIEW_HANDS_OVER = 8,
+	PAIR_VIEW_FLAGS = 15,
 };
 struct pair_view {
 	enum pair_state state;
@@ -151,10 +179,13 @@ enum pair_ev_kind {
 	PAIR_EV_START,	  /* u.start */
 	PAIR_EV_STOP,	  /* press the power button; OFF once the guest is off */
 	PAIR_EV_KILL,	  /* stop at once, like pulling the plug of both hosts' VM */
+	PAIR_EV_SUSPEND,  /* save the guest on both hosts; OFF once that is on record */
 	PAIR_EV_FAILOVER, /* planned: on the primary it asks the standby, on the standby
 			     it claims */
 	PAIR_EV_OVERRIDE, /* u.override: typed by an operator who vouches that the peer is
 			     dead */
+	PAIR_EV_REVERTED, /* OFF: this host's disks are of another moment; u.saved.ok: the guest of that
+			   * moment is in its file */
 	/* From the heartbeat module. */
 	PAIR_EV_PEER,	   /* u.peer: the peer is up and says this; on each change */
 	PAIR_EV_PEER_LOST, /* silent on all paths */
@@ -164,6 +195,9 @@ enum pair_ev_kind {
 	PAIR_EV_VM_RUNNING,  /* "running": the guest runs; u.term */
 	PAIR_EV_VM_POWEROFF, /* "guest" "poweroff"; the process exits after it */
 	PAIR_EV_VM_CRASH,    /* "guest" "crash"; likewise */
+	PAIR_EV_VM_IMAGE,    /* u.image: what has become of this host's disks */
+	PAIR_EV_VM_SAVED,    /* u.saved: how SUSPEND went; the guest stands, or goes on */
+	PAIR_EV_VM_DISK,     /* u.disk: one of them fails, or is well again */
 	PAIR_EV_VM_HUNG,     /* no pong for too long */
 	PAIR_EV_VM_ALIVE,    /* pongs again */
 	PAIR_EV_VM_EXITED,   /* the process is gone (reaped): its disks and taps are free
@@ -186,6 +220,12 @@ enum pair_arb_result {
 	PAIR_ARB_UNREACHABLE, /* no answer, or a claim whose outcome is not known */
 };
 
+enum pair_resume {
+	PAIR_BOOT,    /* refused if the guest is saved */
+	PAIR_RESUME,  /* go on from what is saved */
+	PAIR_DISCARD, /* boot, and forget what is saved */
+};
+
 struct pair_event {
 	enum pair_ev_kind kind;
 	uint64_t instance; /* VM_* events */
@@ -194,6 +234,7 @@ struct pair_event {
 			int automatic; /* rhead started (autostart, or the record says
 					* wanted), nobody typed it: the preferred host
 					* goes first */
+			enum pair_resume resume;
 		} start;
 		struct {
 			int cold; /* also boot from this host's disks when there is no
@@ -203,8 +244,21 @@ struct pair_event {
 		struct {
 			enum pair_engine engine;
 			uint64_t term;
-			int bye; /* standby: the primary's guest ended in good order */
+			int bye;   /* standby: the primary's guest ended in good order */
+			int saved; /* with bye: it is saved here */
 		} vm_state;
+		struct {
+			int whole; /* if our VM ended now, they could be started from */
+			int all;   /* and all that was acked would be in them */
+			uint64_t
+				epoch; /* that they were recovered to; UINT64_MAX: none */
+		} image;
+		struct {
+			int ok;
+		} saved;
+		struct {
+			int bad;
+		} disk;
 		uint64_t term;
 		struct {
 			uint64_t id;
@@ -233,6 +287,9 @@ enum pair_act_kind {
 			       * within     PAIR_FENCE_KILL_MS, or at once when it is hung ->
 			       * VM_EXITED */
 	PAIR_DO_VM_POWERDOWN, /* u.vm: "powerdown" */
+	PAIR_DO_VM_SUSPEND,   /* u.vm: "suspend" into a new file -> VM_SAVED */
+	PAIR_DO_VM_SUSPENDED, /* u.vm: "suspended": that is on record -> VM_POWEROFF */
+	PAIR_DO_VM_DISK_ERRORS, /* u.vm: "disk-errors": nobody takes over, the guest has to see them */
 	PAIR_DO_UNLINK,	    /* u.unlink: "unlink"; drop a connect under way (no answer) */
 	PAIR_DO_CONNECT,    /* u.link: connect to the peer for this VM and term, tell them
 			     * -> CONNECTED or CONNECT_FAILED, exactly one, within some
@@ -257,7 +314,10 @@ struct pair_record {
 	int wanted;	/* the VM should be on */
 	int incomplete; /* this host's image is, or was when it was cut short, being
 			   overwritten by a first sync: nothing may boot from it */
-	int override;	/* the grant was typed by an operator */
+	int behind; /* this host's image is a standby's, and what it had acked may not all be
+		       durable: if the other host's is whole, that one is later */
+	int override; /* the grant was typed by an operator */
+	int saved; /* the guest is in the VM's file on this host, and has not run since */
 };
 
 struct pair_action {
@@ -280,6 +340,7 @@ struct pair_action {
 		} store;
 		struct {
 			uint64_t instance, term;
+			int resume; /* VM_BOOT: from what is saved */
 		} vm;
 		struct {
 			char why[64];
@@ -304,8 +365,10 @@ struct pair_params {
 	uint64_t yield_ns; /* YIELDING: nothing heard of a peer that may hold a commit */
 	uint64_t retry_ns; /* arbiter or disk did not work: try again after */
 	uint64_t backoff_min_ns, backoff_max_ns; /* connecting, restarting an own VM */
-	uint64_t stable_ns;    /* a VM that lived so long did not fail "in a row" */
-	unsigned max_restarts; /* in a row; then FAILED */
+	uint64_t stable_ns;	  /* a VM that lived so long did not fail "in a row" */
+	unsigned max_restarts;	  /* in a row; then FAILED */
+	uint64_t disk_backoff_ns; /* the longest, of a standby whose disk fails */
+	uint64_t disk_again_ns;	  /* our disk failed again so soon: so has the peer's */
 };
 /* Defaults for heartbeats every @interval_ms that are missed after @missed. */
 struct pair_params pair_params_default(unsigned interval_ms, unsigned missed);
@@ -335,13 +398,19 @@ struct pair {
 	enum pair_health health;
 	uint64_t epoch, vm_started_at;
 	int unlink_sent;
-	int after_exit; /* FENCED: what follows VM_EXITED */
+	int after_exit;	    /* FENCED: what follows VM_EXITED */
+	int was_activating; /* FENCED: our VM was to take over, and may not have */
 	unsigned restarts;
 	uint64_t restart_at, restart_backoff;
+	int disk_bad, disk_told; /* it said so; that nobody takes over was answered */
+	int disk_failed; /* as a standby it ended for that reason, and had no good life since */
+	uint64_t
+		disk_asked_at; /* the peer was asked to take over for that reason; 0: never */
 
 	/* What is known of the peer. */
 	int peer_up;
 	struct pair_view peer;
+	uint64_t peer_ready; /* the last term in which it said that it holds a commit */
 	int connecting;
 	uint64_t connect_term, connect_at, connect_backoff;
 	enum pair_kept kept; /* the newest one; decided on in the states that want it */
@@ -350,6 +419,8 @@ struct pair {
 
 	/* What people asked for. */
 	int automatic, stopping, stopped, please;
+	enum pair_resume resume; /* how STARTING starts it */
+	enum { PAIR_NOT_SUSPENDING, PAIR_SAVING, PAIR_SAVED, PAIR_SUSPENDED } suspending;
 
 	/* The request at the arbiter: at most one is outstanding (arb_id, 0: none). */
 	uint64_t next_id, arb_id, arb_retry_at;
@@ -359,6 +430,8 @@ struct pair {
 	/* The record on disk, and the store of it that is outstanding (store_id, 0: none). */
 	struct pair_record rec;
 	uint64_t store_id, store_retry_at;
+	int all_here; /* our VM, as a standby, said that all that it acked is durable */
+	uint64_t hands_over; /* term that is ours and that the peer shall have; 0: none */
 	int want_store; /* it differs from what was last given to the disk, or that failed */
 
 	/* Of the present state. */

@@ -43,6 +43,13 @@ static void start_with_value(struct pair *p, uint64_t term, int mine,
 			p, peer_newer ? p->rec.term : term, out,
 			"a sync was cut short and left this host's disks half written: only "
 			"the other host can start it");
+		p->hands_over = mine && p->rec.behind ? term : 0;
+	} else if (p->rec.behind && mine) {
+		pm_follow(
+			p, term, out,
+			"this host's disks are those of a standby, at the last epoch that was "
+			"durable: the other host's are later and start it");
+		p->hands_over = term;
 	} else if (!term) {
 		p->term = 0;
 		if (p->automatic && !p->prm.preferred && !p->yielded)
@@ -56,6 +63,11 @@ static void start_with_value(struct pair *p, uint64_t term, int mine,
 		   !p->rec.incomplete) {
 		/* Stopped in good order there, and all of it is here. */
 		pm_claim(p, term, 0, term + 1, 0, out);
+	} else if (pm_handed_over(p, term) && p->peer.term == term) {
+		pm_claim(p, term, 0, term + 1, 0, out);
+	} else if (p->rec.saved && p->resume == PAIR_RESUME && !pm_peer_owns(p, term)) {
+		/* It may have been resumed there, and run: what is saved here is kept until that is known. */
+		pm_turn_off(p, out, "the term is the other host's: resume it there");
 	} else {
 		pm_follow(p, term, out, "the term is the peer's");
 	}
@@ -66,7 +78,12 @@ static void on_value(struct pair *p, uint64_t term, int mine, struct pair_action
 	if (p->state == PAIR_STARTING) {
 		start_with_value(p, term, mine, out);
 	} else if (p->state == PAIR_STANDBY_EMPTY && mine && term >= p->term &&
-		   !pm_peer_owns(p, term) && !p->rec.incomplete) {
+		   !pm_peer_owns(p, term) && (p->rec.incomplete || p->rec.behind)) {
+		if (term > p->term)
+			pm_follow(p, term, out, "the term is ours, our disks are not");
+		p->hands_over = p->rec.behind ? term : 0;
+	} else if (p->state == PAIR_STANDBY_EMPTY && mine && term >= p->term &&
+		   !pm_peer_owns(p, term)) {
 		p->yielded = 1;
 		if (p->vm_up)
 			pm_end_vm(p, AFTER_START, out,
@@ -87,6 +104,8 @@ static void granted_too_late(struct pair *p, uint64_t term, struct pair_actions 
 				      .mine = 1,
 				      .alone = 1,
 				      .wanted = !p->stopped,
+				      .saved = p->rec.saved,
+				      .behind = p->rec.behind,
 				      .incomplete = p->rec.incomplete};
 	p->want_store = 1;
 	p->yielded = 1;

@@ -27,6 +27,12 @@ int pm_peer_owns(const struct pair *p, uint64_t term)
 	       p->peer.term >= term;
 }
 
+int pm_handed_over(const struct pair *p, uint64_t term)
+{
+	return p->peer_up && p->peer.flags & PAIR_VIEW_HANDS_OVER &&
+	       p->peer.term >= term && !p->rec.incomplete && !p->rec.behind;
+}
+
 int pm_is_armed(const struct pair *p)
 {
 	return p->engine == PAIR_ENG_ARMED || p->engine == PAIR_ENG_PROTECTED ||
@@ -39,12 +45,14 @@ static void start_vm(struct pair *p, enum pair_act_kind kind, struct pair_action
 
 	a->u.vm.instance = ++p->instance;
 	a->u.vm.term = p->term;
+	a->u.vm.resume = kind == PAIR_DO_VM_BOOT && p->rec.saved;
 	p->vm_up = 1;
 	p->running = 0;
 	p->engine = PAIR_ENG_NONE;
 	p->health = PAIR_VM_NONE;
 	p->epoch = UINT64_MAX;
-	p->unlink_sent = p->link_given = 0;
+	p->unlink_sent = p->link_given = p->all_here = 0;
+	p->disk_bad = p->disk_told = 0;
 	p->vm_started_at = p->now;
 }
 
@@ -62,6 +70,7 @@ void pm_end_vm(struct pair *p, enum after_exit after, struct pair_actions *out,
 	p->after_exit = after;
 	if (p->state == PAIR_FENCED)
 		return;
+	p->was_activating = p->state == PAIR_ACTIVATING && p->grant_how == HOW_ACTIVATE;
 	tell_vm(p, PAIR_DO_VM_FENCE, out);
 	pm_set(p, PAIR_FENCED, out, "%s", why);
 }
@@ -89,6 +98,7 @@ static void note_followed(struct pair *p, uint64_t term)
 	p->rec = (struct pair_record){.term = term,
 				      .epoch = p->epoch,
 				      .wanted = 1,
+				      .behind = p->rec.behind,
 				      .incomplete = p->rec.incomplete};
 	p->override_told = 1; /* an override of ours is overtaken */
 	p->want_store = 1;
@@ -116,6 +126,10 @@ void pm_grant(struct pair *p, enum grant_how how, uint64_t term, int override,
 				      .alone = 1,
 				      .wanted = 1,
 				      .override = override,
+				      /* Nobody ran in the term that this one follows. */
+				      .saved = how == HOW_BOOT && p->rec.saved &&
+					       p->resume == PAIR_RESUME,
+				      .behind = how == HOW_ACTIVATE && p->rec.behind,
 				      .incomplete = p->rec.incomplete};
 	p->want_store = 1;
 	p->override_told = !override;
@@ -174,6 +188,9 @@ static void in_off(struct pair *p, struct pair_actions *out)
 				p->state_until = p->now + EXIT_NS;
 		return;
 	}
+	/* What is saved here is worth nothing once the peer's guest runs, and not before. */
+	if (p->rec.saved && p->peer.state == PAIR_ACTIVATING)
+		return;
 	/* What the peer said before it heard of a stop in this term does not start it again. */
 	if (pm_peer_owns(p, p->stopped ? p->term + 1 : p->term))
 		pm_follow(p, p->peer.term, out, "the peer runs it");
@@ -229,11 +246,17 @@ static void in_activating(struct pair *p, struct pair_actions *out)
 		p->told = 1;
 		start_vm(p, PAIR_DO_VM_BOOT, out);
 	}
-	if (p->told && p->grant_how == HOW_ACTIVATE && p->engine == PAIR_ENG_EMPTY)
+	if (p->told && p->grant_how == HOW_ACTIVATE && p->engine == PAIR_ENG_EMPTY) {
+		pm_note_behind(p, !p->all_here);
 		pm_end_vm(p, AFTER_START, out, "the commit could not be loaded");
-	else if (p->told &&
-		 (p->grant_how == HOW_ALONE ? p->engine == PAIR_ENG_ALONE : p->running))
+	} else if (p->told && (p->grant_how == HOW_ALONE ? p->engine == PAIR_ENG_ALONE
+							 : p->running)) {
+		/* A sync would overwrite disks that may be the later ones. All is durable in a moment; if it never
+		 * is, a standby is wanted all the more. */
+		if (p->rec.behind)
+			p->connect_at = p->now + p->prm.yield_ns;
 		pm_set(p, PAIR_RUNNING_ALONE, out, "the guest runs here, output passes");
+	}
 }
 
 static void in_running_alone(struct pair *p, struct pair_actions *out)
@@ -267,8 +290,44 @@ static void in_syncing(struct pair *p, struct pair_actions *out)
 		unlink_once(p, out, "the peer is silent");
 }
 
+/* Has the peer's end of our link ended, by its own word? A link of several paths outlives the reset of all of them,
+ * and would wait in vain for a process that is gone. Within a term a standby has only one link, so
+ * neither state can be older than that. */
+static const char *peer_let_go(const struct pair *p)
+{
+	if (p->peer.term != p->term)
+		return NULL;
+	if (p->peer.state == PAIR_STANDBY_SUSPECT)
+		return "the standby's end of the link is over";
+	if (p->peer.state == PAIR_STANDBY_EMPTY && p->peer_ready == p->term)
+		return "the standby holds no commit any more";
+	return NULL;
+}
+
+/* The disk here fails, and the guest's requests wait for somebody who can carry them out. */
+static void leave_bad_disk(struct pair *p, struct pair_actions *out)
+{
+	if (p->please || p->disk_told || !p->peer_up ||
+	    !pair_state_is_eligible(p->peer.state) || p->peer.term != p->term)
+		return;
+	if (p->disk_asked_at && p->now - p->disk_asked_at < p->prm.disk_again_ns) {
+		p->disk_told = 1;
+		pm_log(out, LOG_LVL_ERR,
+		       "this host's disk fails, as it did before the other host's: the "
+		       "guest is told");
+		tell_vm(p, PAIR_DO_VM_DISK_ERRORS, out);
+		return;
+	}
+	p->please = 1;
+	p->disk_asked_at = p->now;
+	pm_log(out, LOG_LVL_WARN,
+	       "this host's disk fails: the standby is asked to take over");
+}
+
 static void in_protected(struct pair *p, struct pair_actions *out)
 {
+	if (p->disk_bad)
+		leave_bad_disk(p, out);
 	if (p->engine == PAIR_ENG_UNLINKED)
 		pm_set(p, PAIR_UNLINKED, out, "the standby was lost, output waits");
 	else if (!p->peer_up)
@@ -277,10 +336,15 @@ static void in_protected(struct pair *p, struct pair_actions *out)
 		unlink_once(p, out, "the peer's VM hangs");
 	else if (pair_state_is_standby(p->peer.state) && p->peer.health == PAIR_VM_DEAD)
 		unlink_once(p, out, "the peer's VM ended");
+	else if (peer_let_go(p))
+		unlink_once(p, out, peer_let_go(p));
 }
 
 static void in_unlinked(struct pair *p, struct pair_actions *out)
 {
+	/* Its guest is saved and about to end: whoever takes over has a commit. */
+	if (p->suspending >= PAIR_SAVED)
+		return;
 	if (arbiter_free(p))
 		pm_claim(p, p->term, 1, p->term + 1, !p->override_told, out);
 }
@@ -305,7 +369,7 @@ static void in_standby_empty(struct pair *p, struct pair_actions *out)
 		pm_set(p, PAIR_STANDBY_SYNCING, out, "the primary brings us up");
 		return;
 	}
-	if (p->restarts > p->prm.max_restarts) {
+	if (p->restarts > p->prm.max_restarts && !p->disk_failed) {
 		pm_set(p, PAIR_FAILED, out,
 		       "own VM ended %u times in a row; see its log, then start",
 		       p->restarts);
@@ -317,6 +381,15 @@ static void in_standby_empty(struct pair *p, struct pair_actions *out)
 	}
 	if (pm_peer_owns(p, p->term + 1))
 		note_followed(p, p->peer.term);
+	if (pm_handed_over(p, p->term)) {
+		if (p->vm_up)
+			pm_end_vm(p, AFTER_START, out,
+				  "the peer's disks are older than ours");
+		else
+			pm_set(p, PAIR_STARTING, out,
+			       "the peer's disks are older than ours");
+		return;
+	}
 	if (!p->vm_up && pm_due(p, p->restart_at))
 		start_vm(p, PAIR_DO_VM_STANDBY, out);
 	recheck_owner(p, out);
@@ -324,7 +397,6 @@ static void in_standby_empty(struct pair *p, struct pair_actions *out)
 
 static void in_standby_syncing(struct pair *p, struct pair_actions *out)
 {
-	pm_note_incomplete(p, p->engine != PAIR_ENG_READY);
 	if (p->engine == PAIR_ENG_READY)
 		pm_set(p, PAIR_STANDBY_READY, out,
 		       "committed, and the primary's output waits for us");
@@ -436,6 +508,16 @@ static int overtaken(struct pair *p, struct pair_actions *out)
 	return 0;
 }
 
+/* The guest is saved, on a standby as well, and that is on record here: only now may the standby forget
+ * its commit. */
+static void end_suspended(struct pair *p, struct pair_actions *out)
+{
+	if (p->suspending != PAIR_SAVED || !pm_durable(p) || !p->vm_up)
+		return;
+	p->suspending = PAIR_SUSPENDED;
+	tell_vm(p, PAIR_DO_VM_SUSPENDED, out);
+}
+
 /* What our VM received is of an older term than the one that we know of by now (we were stopped,
  * or its word was slow): a commit of it must not be taken for one of the present term. */
 static int outdated(struct pair *p, struct pair_actions *out)
@@ -453,6 +535,7 @@ static int peer_stopped(struct pair *p, struct pair_actions *out)
 {
 	if (!pair_state_is_standby(p->state) || !p->peer_up ||
 	    !(p->peer.flags & PAIR_VIEW_STOPPED) || p->peer.term < p->term ||
+	    (p->hands_over && p->hands_over == p->term) ||
 	    (p->state == PAIR_CLAIMING && p->arb_id))
 		return 0;
 	pm_turn_off(p, out, "stopped on the peer");
@@ -509,6 +592,7 @@ void pm_decide(struct pair *p, struct pair_actions *out)
 		before = p->state;
 		decide_state(p, out);
 	} while (p->state != before && --left);
+	end_suspended(p, out);
 	tell_override(p, out);
 	pm_decide_kept(p, out);
 	store_record(p, out);

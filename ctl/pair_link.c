@@ -16,15 +16,21 @@ void pm_note_incomplete(struct pair *p, int incomplete)
 	p->rec.incomplete = incomplete;
 }
 
+void pm_note_behind(struct pair *p, int behind)
+{
+	p->want_store |= p->rec.behind != behind;
+	p->rec.behind = behind;
+}
+
 void pm_connect_standby(struct pair *p, struct pair_actions *out)
 {
 	struct pair_action *a;
 
 	/* A standby that lives in another term has not heard of ours and would refuse. */
-	if (p->engine != PAIR_ENG_ALONE || p->stopping || p->connecting || p->kept ||
-	    p->link_given || !pm_due(p, p->connect_at) || !p->peer_up ||
-	    p->peer.state != PAIR_STANDBY_EMPTY || p->peer.health != PAIR_VM_OK ||
-	    p->peer.term != p->term)
+	if (p->engine != PAIR_ENG_ALONE || p->stopping || p->suspending ||
+	    p->connecting || p->kept || p->link_given || !pm_due(p, p->connect_at) ||
+	    !p->peer_up || p->peer.state != PAIR_STANDBY_EMPTY ||
+	    p->peer.health != PAIR_VM_OK || p->peer.term != p->term)
 		return;
 	a = pm_emit(out, PAIR_DO_CONNECT);
 	a->u.link.primary = 1;
@@ -66,7 +72,7 @@ static int kept_is_wanted(const struct pair *p)
 		return 0;
 	if (p->kept == PAIR_KEPT_CONNECTED)
 		return p->state == PAIR_RUNNING_ALONE && p->engine == PAIR_ENG_ALONE &&
-		       !p->stopping;
+		       !p->stopping && !p->suspending;
 	return p->state == PAIR_STANDBY_EMPTY && p->vm_up &&
 	       p->engine == PAIR_ENG_EMPTY && p->health == PAIR_VM_OK &&
 	       pm_peer_owns(p, p->term);
@@ -95,8 +101,11 @@ void pm_decide_kept(struct pair *p, struct pair_actions *out)
 	}
 	if (primary)
 		pm_note_alone(p, 0);
-	else
+	else {
 		pm_note_incomplete(p, 1);
+		pm_note_behind(p, 1);
+		p->all_here = 0;
+	}
 	if (!pm_durable(p))
 		return;
 	end_kept(p, PAIR_DO_LINK_GIVE, out);

@@ -27,6 +27,8 @@ static inline int pm_due(const struct pair *p, uint64_t at)
 int pm_peer_alive(const struct pair *p);
 /* Does the peer say that it is the owner of a term at or above @term? */
 int pm_peer_owns(const struct pair *p, uint64_t term);
+/* Does the peer own a term at or above @term that it wants us to take? */
+int pm_handed_over(const struct pair *p, uint64_t term);
 int pm_is_armed(const struct pair *p); /* our engine holds output for a standby */
 
 /* Is the record on disk as it is here? */
@@ -51,6 +53,7 @@ void pm_claim(struct pair *p, uint64_t from, int from_mine, uint64_t to, int for
 void pm_note_alone(struct pair *p, int alone);
 /* On the standby: is its image being overwritten by a sync? */
 void pm_note_incomplete(struct pair *p, int incomplete);
+void pm_note_behind(struct pair *p, int behind);
 void pm_connect_standby(struct pair *p, struct pair_actions *out); /* if it is time to */
 /* Give the kept link to our rhea-vm once the record says what that may lead to, or close it. */
 void pm_decide_kept(struct pair *p, struct pair_actions *out);
@@ -59,6 +62,7 @@ void pm_decide_kept(struct pair *p, struct pair_actions *out);
 void pm_on_operator(struct pair *p, const struct pair_event *ev,
 		    struct pair_actions *out);
 void pm_on_vm(struct pair *p, const struct pair_event *ev, struct pair_actions *out);
+void pm_on_reverted(struct pair *p, const struct pair_event *ev);
 void pm_on_stored(struct pair *p, const struct pair_event *ev, struct pair_actions *out);
 void pm_on_link(struct pair *p, const struct pair_event *ev);
 void pm_on_arbiter(struct pair *p, const struct pair_event *ev, struct pair_actions *out);

@@ -29,6 +29,7 @@
 #define CTL_PAIRING_H
 
 #include "ctl/pairing_msg.h"
+#include "ctl/pairing_reach.h"
 
 struct err;
 
@@ -75,7 +76,16 @@ enum pairing_did {
 	PAIRING_SHARED, /* the peer got this host's */
 };
 
-enum { PAIRING_WHERE_MAX = 256, PAIRING_REACH_MAX = 128 };
+enum { PAIRING_WHERE_MAX = 256 };
+
+/* One path of the link or of the heartbeats. Both are 1, 0, or -1 for not known. */
+struct pairing_way_report {
+	char name[PAIRING_WAY_NAME_MAX], addresses[PAIRING_REACH_MAX + 8];
+	int udp;
+	unsigned path;
+	int out, in;			/* from here, to here */
+	char why[2][PAIRING_REACH_MAX]; /* why not */
+};
 
 /* What was found and done. Booleans are 1, 0, or -1 for not known. */
 struct pairing_report {
@@ -83,8 +93,8 @@ struct pairing_report {
 	int same_config, same_key, same_version;
 	char where[PAIRING_WHERE_MAX]; /* the first places where the configs differ */
 	int64_t clock_ns; /* the peer's clock is ahead by, one trip's time included */
-	int reach_out, reach_in; /* replication port: there, and here from there */
-	char reach_why[2][PAIRING_REACH_MAX]; /* there, here: what else was found */
+	unsigned n_ways;
+	struct pairing_way_report way[PAIRING_WAYS_MAX];
 	enum pairing_did did;
 	int config_copied;
 	int unsure; /* the peer's answer to "commit" is missing */

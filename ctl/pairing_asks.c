@@ -246,28 +246,92 @@ static int commit(struct asks *a, struct err *err)
 	return rc;
 }
 
+/* Ask the peer what it found; its lines are taken into the report by @take. */
+static int hear_reach(struct asks *a,
+		      void (*take)(struct pairing_way_report *w, int result,
+				   const char *why),
+		      struct err *err)
+{
+	char why[PAIRING_REACH_MAX];
+	struct pairing_msg m;
+	const char *at;
+	int result, rc = pairing_put(a->io, PAIRING_REACH, NULL, 0, err);
+
+	if (!rc)
+		rc = pairing_get(a->io, 1u << PAIRING_REACH, &m, err);
+	if (rc)
+		return rc;
+	at = (char *)m.body;
+	for (unsigned i = 0; i < a->r->n_ways; i++) {
+		at = pairing_line_get(at, &result, why, sizeof(why));
+		take(&a->r->way[i], result, why);
+	}
+	pairing_msg_fini(&m);
+	return 0;
+}
+
+static void take_tried(struct pairing_way_report *w, int result, const char *why)
+{
+	if (w->udp)
+		return;
+	w->in = result;
+	memcpy(w->why[1], why, sizeof(w->why[1]));
+}
+
+static void take_heard(struct pairing_way_report *w, int result, const char *why)
+{
+	if (w->udp)
+		w->out = result;
+}
+
+static void name_ways(struct asks *a, const struct pairing_reach *r)
+{
+	a->r->n_ways = r->n;
+	for (unsigned i = 0; i < r->n; i++) {
+		struct pairing_way_report *to = &a->r->way[i];
+		const struct pairing_way *w = &r->way[i];
+
+		*to = (struct pairing_way_report){
+			.udp = w->udp, .path = w->path, .out = -1, .in = -1};
+		pairing_way_name(a->self.cfg, w, to->name, sizeof(to->name));
+		(void)snprintf(to->addresses, sizeof(to->addresses), "%s - %s",
+			       w->own->text, w->peer->text); /* fits */
+	}
+}
+
+static void try_ways(struct asks *a, struct pairing_reach *r)
+{
+	/* A rhead takes our datagrams for a stranger's, and nobody would say that they came. */
+	int silent = a->r->peer.rhead_up;
+
+	for (unsigned i = 0; i < r->n; i++) {
+		struct pairing_way_report *to = &a->r->way[i];
+
+		if (!r->way[i].udp)
+			to->out = pairing_way_try(&r->way[i]);
+		else if (!silent)
+			to->in = pairing_way_hear(&r->way[i]);
+		if (!silent)
+			pairing_way_send(&r->way[i]);
+		memcpy(to->why[0], r->way[i].why, sizeof(to->why[0]));
+	}
+}
+
 static int reach(struct asks *a, struct err *err)
 {
-	char(*why)[PAIRING_REACH_MAX] = a->r->reach_why;
-	struct pairing_msg m = {0};
-	int fd, rc;
+	struct pairing_reach r;
+	int rc;
 
 	if (!a->r->peer.has_config)
 		return 0;
-	fd = pairing_reach_listen(a->self.cfg, why[1], sizeof(why[1]));
-	rc = pairing_put(a->io, PAIRING_REACH, NULL, 0, err);
-	if (!rc)
-		rc = pairing_get(a->io, 1u << PAIRING_REACH, &m, err);
+	pairing_reach_init(&r, a->self.cfg);
+	name_ways(a, &r);
+	rc = hear_reach(a, take_tried, err);
 	if (!rc) {
-		a->r->reach_in = m.len > 2 && m.body[0] == '1';
-		(void)snprintf(why[1], sizeof(why[1]), "%.*s", PAIRING_REACH_MAX - 1,
-			       m.len > 2 ? (char *)m.body + 2 : ""); /* cutting is fine */
-		pairing_tame(why[1]);
-		pairing_msg_fini(&m);
-		a->r->reach_out = pairing_reach_try(a->self.cfg, why[0], sizeof(why[0]));
+		try_ways(a, &r);
+		rc = hear_reach(a, take_heard, err);
 	}
-	if (fd >= 0)
-		(void)close(fd); /* nothing was sent */
+	pairing_reach_fini(&r);
 	return rc;
 }
 
@@ -344,9 +408,7 @@ int pairing_asks(const struct pairing_io *io, const struct pairing_place *place,
 	*out = (struct pairing_report){.own = a.self.hello,
 				       .same_config = -1,
 				       .same_key = -1,
-				       .same_version = -1,
-				       .reach_out = -1,
-				       .reach_in = -1};
+				       .same_version = -1};
 	if (!rc && !a.self.cfg)
 		rc = err_set(err, -EINVAL, "%s", a.self.hello.why);
 	else if (!rc)

@@ -4,6 +4,7 @@
 #include "ctl/pairing_msg.h"
 
 #include "hv/base/err.h"
+#include "hv/base/hex.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -27,19 +28,13 @@ static const char *const want_words[PAIRING_NWANTS] = {
 static const char *const up_words[] = {"down", "up"};
 static const char *const config_words[] = {"none", "read"};
 
-static void hex(const uint8_t *p, size_t n, char *out)
-{
-	for (size_t i = 0; i < n; i++)
-		(void)snprintf(out + 2 * i, 3, "%02x", p[i]); /* room was made for it */
-}
-
 size_t pairing_hello_format(const struct pairing_hello *h, char *out, size_t room)
 {
 	char digest[2 * CONFIG_DIGEST_LEN + 1], nonce[2 * PAIRING_NONCE_LEN + 1];
 	int n;
 
-	hex(h->digest, sizeof(h->digest), digest);
-	hex(h->nonce, sizeof(h->nonce), nonce);
+	hex_put(digest, h->digest, sizeof(h->digest));
+	hex_put(nonce, h->nonce, sizeof(h->nonce));
 	n = snprintf(out, room,
 		     "rhea-pair %d\nversion %s\nwant %s\nhost %s\npair %s\nconfig %s\n"
 		     "digest %s\nkey %s\nrhead %s\nwall %" PRIu64 "\nnonce %s\nwhy %s\n",

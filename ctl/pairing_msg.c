@@ -3,6 +3,8 @@
  */
 #include "ctl/pairing_msg.h"
 
+#include "ctl/pairing_reach.h"
+
 #include "hv/base/clock.h"
 #include "hv/base/err.h"
 
@@ -23,7 +25,7 @@ static const struct {
 	[PAIRING_HELLO] = {"hello", 1, PAIRING_HELLO_MAX},
 	[PAIRING_CONFIG] = {"config", 1, CONFIG_FILE_MAX},
 	[PAIRING_OUTLINE] = {"outline", 0, CONFIG_FILE_MAX},
-	[PAIRING_REACH] = {"reach", 0, 256},
+	[PAIRING_REACH] = {"reach", 0, PAIRING_REACH_TEXT_MAX},
 	[PAIRING_KEY] = {"key", CONFIG_KEY_LEN, CONFIG_KEY_LEN},
 	[PAIRING_PROOF] = {"proof", PAIRING_PROOF_LEN, PAIRING_PROOF_LEN},
 	[PAIRING_READY] = {"ready", 0, 0},

@@ -18,7 +18,8 @@ struct serves {
 	struct pairing_self self;
 	struct pairing_hello asks;
 	struct staged config, key;
-	int listener; /* for who tries to reach us; -1: none */
+	struct pairing_reach reach; /* once it was asked for */
+	int reached;
 };
 
 static int say_hello(struct serves *s, struct err *err)
@@ -62,18 +63,29 @@ static int tell_outline(struct serves *s, struct err *err)
 	return rc;
 }
 
+/* The first time how TCP goes, then which datagrams have come. */
 static int tell_reach(struct serves *s, struct err *err)
 {
-	char text[2 + 2 * PAIRING_REACH_MAX] = "0 no config", why[PAIRING_REACH_MAX];
-	int ok;
+	char text[PAIRING_REACH_TEXT_MAX];
+	size_t n = 0;
+	int result;
 
-	if (s->self.cfg) {
-		if (s->listener < 0)
-			s->listener = pairing_reach_listen(s->self.cfg, why, sizeof(why));
-		ok = pairing_reach_try(s->self.cfg, text + 2, PAIRING_REACH_MAX);
-		text[0] = ok ? '1' : '0';
+	if (!s->reached && s->self.cfg)
+		pairing_reach_init(&s->reach, s->self.cfg);
+	for (unsigned i = 0; i < s->reach.n; i++) {
+		struct pairing_way *w = &s->reach.way[i];
+
+		result = -1;
+		if (s->reached)
+			result = pairing_way_hear(w);
+		else if (!w->udp)
+			result = pairing_way_try(w);
+		else
+			pairing_way_send(w);
+		n += pairing_line_put(text + n, sizeof(text) - n, result, w->why);
 	}
-	return pairing_put(s->io, PAIRING_REACH, text, strlen(text), err);
+	s->reached = 1;
+	return pairing_put(s->io, PAIRING_REACH, text, n, err);
 }
 
 /* Answer questions until the asking side says what it wants. */
@@ -208,7 +220,7 @@ static int serve(struct serves *s, const struct pairing_place *place, int *check
 int pairing_serves(const struct pairing_io *io, const struct pairing_place *place,
 		   struct err *err)
 {
-	struct serves s = {.io = io, .listener = -1};
+	struct serves s = {.io = io};
 	struct err ignored = {0};
 	int checked = 0, rc = serve(&s, place, &checked, err);
 
@@ -218,8 +230,7 @@ int pairing_serves(const struct pairing_io *io, const struct pairing_place *plac
 	if (rc && !checked && rc != -EPIPE && rc != -EREMOTEIO)
 		(void)pairing_put(io, PAIRING_ERROR, err->msg, strlen(err->msg),
 				  &ignored);
-	if (s.listener >= 0)
-		(void)close(s.listener); /* nothing was sent */
+	pairing_reach_fini(&s.reach);
 	pairing_self_fini(&s.self);
 	return checked ? 0 : rc;
 }

@@ -10,7 +10,8 @@
 
 static const char magic[8] = {'R', 'H', 'E', 'A', 'L', 'I', 'N', 'K'};
 
-int preface_encode(const char *vm, uint64_t term, int further, struct preface_wire *out)
+int preface_encode(const char *vm, uint64_t term, enum preface_kind kind,
+		   struct preface_wire *out)
 {
 	size_t len = strlen(vm);
 
@@ -19,7 +20,7 @@ int preface_encode(const char *vm, uint64_t term, int further, struct preface_wi
 	memset(out, 0, sizeof(*out));
 	memcpy(out->magic, magic, sizeof(magic));
 	out->version = le16_of(PREFACE_VERSION);
-	out->flags = le16_of(further ? PREFACE_FURTHER : 0);
+	out->flags = le16_of((uint16_t)kind);
 	out->term = le64_of(term);
 	memcpy(out->vm, vm, len);
 	return 0;
@@ -44,6 +45,12 @@ static int name_ok(const char *vm, size_t room)
 	return 1;
 }
 
+static int kind_ok(unsigned kind)
+{
+	return kind == PREFACE_LINK || kind == PREFACE_FURTHER || kind == PREFACE_TEST ||
+	       kind == PREFACE_STREAM;
+}
+
 int preface_parse(const void *bytes, struct preface *out, struct err *err)
 {
 	struct preface_wire w;
@@ -57,12 +64,11 @@ int preface_parse(const void *bytes, struct preface *out, struct err *err)
 			       "same version "
 			       "of Rhea on both hosts",
 			       le16_get(w.version), PREFACE_VERSION);
-	if (le16_get(w.flags) & ~PREFACE_FURTHER || le32_get(w.reserved) ||
-	    le64_get(w.reserved2))
+	if (!kind_ok(le16_get(w.flags)) || le32_get(w.reserved) || le64_get(w.reserved2))
 		return err_set(err, -EBADMSG, "preface with reserved bits set");
 	if (!name_ok(w.vm, sizeof(w.vm)))
 		return err_set(err, -EBADMSG, "preface with an impossible VM name");
-	out->further = le16_get(w.flags) & PREFACE_FURTHER;
+	out->kind = (enum preface_kind)le16_get(w.flags);
 	out->term = le64_get(w.term);
 	memcpy(out->vm, w.vm, sizeof(out->vm));
 	return 0;

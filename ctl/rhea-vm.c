@@ -3,8 +3,10 @@
  * (vmproto.h).
  */
 #include "ctl/plugkeeper.h"
+#include "ctl/snapmem.h"
 #include "ctl/vmm.h"
 #include "ctl/vmproto.h"
+#include "diskrep/diskrep.h"
 #include "hv/base/clock.h"
 #include "hv/base/log.h"
 #include "hv/base/loop.h"
@@ -26,6 +28,7 @@
 struct op {
 	const char *name;
 	int (*run)(struct vmm *m, json_t *msg, int fd, struct err *err);
+	int tester; /* also without a machine */
 };
 
 static uint64_t number(json_t *msg, const char *key)
@@ -35,6 +38,8 @@ static uint64_t number(json_t *msg, const char *key)
 
 static int op_boot(struct vmm *m, json_t *msg, int fd, struct err *err)
 {
+	if (m->set.saved_fd >= 0)
+		return vmm_resume_saved(m, number(msg, "term"), err);
 	return vmm_boot(m, number(msg, "term"), err);
 }
 
@@ -78,6 +83,20 @@ static int op_path(struct vmm *m, json_t *msg, int fd, struct err *err)
 	return 0;
 }
 
+/* One more connection for a path with several streams: asked for, or of the peer's. */
+static int op_stream(struct vmm *m, json_t *msg, int fd, struct err *err)
+{
+	const char *side = json_string_value(json_object_get(msg, "side"));
+	const char *why = json_string_value(json_object_get(msg, "why"));
+
+	fd = fd < 0 ? -1 : dup(fd);
+	if (side && !strcmp(side, "standby") && fd >= 0)
+		vmm_streams_come(m, fd);
+	else
+		vmm_streams_answer(m, number(msg, "number"), fd, why ? why : "");
+	return 0;
+}
+
 static int op_unlink(struct vmm *m, json_t *msg, int fd, struct err *err)
 {
 	const char *why = json_string_value(json_object_get(msg, "why"));
@@ -97,6 +116,8 @@ static int op_alone(struct vmm *m, json_t *msg, int fd, struct err *err)
 	if (!p)
 		return err_set(err, -EPERM, "alone: this process is not a primary");
 	log_set_term(number(msg, "term"));
+	/* What was to be saved with the standby that is lost is not: it goes on. */
+	vmm_suspend_end(m);
 	return primary_alone(p, number(msg, "term"), err);
 }
 
@@ -123,6 +144,29 @@ static int op_powerdown(struct vmm *m, json_t *msg, int fd, struct err *err)
 	return 0;
 }
 
+static int op_suspend(struct vmm *m, json_t *msg, int fd, struct err *err)
+{
+	fd = fd < 0 ? -1 : dup(fd);
+	if (fd < 0)
+		return err_set(err, -EINVAL, "suspend: a descriptor is needed");
+	vmm_suspend(m, fd);
+	return 0;
+}
+
+static int op_suspended(struct vmm *m, json_t *msg, int fd, struct err *err)
+{
+	vmm_suspended(m);
+	return 0;
+}
+
+static int op_save_here(struct vmm *m, json_t *msg, int fd, struct err *err)
+{
+	const char *why = json_string_value(json_object_get(msg, "why"));
+
+	vmm_save_here(m, fd < 0 ? -1 : dup(fd), why ? why : "no file");
+	return 0;
+}
+
 /* How long the I/O loop may take to answer: it shares the machine with the guest and, unlike this
  * thread, has no priority over it. */
 #define IO_HUNG_NS 2000000000ull
@@ -142,7 +186,15 @@ static int op_ping(struct vmm *m, json_t *msg, int fd, struct err *err)
 	struct primary_stats *ps;
 	uint64_t term, epoch = 0, acked = 0;
 
-	if (atomic_load(&m->io_asked) == atomic_load(&m->io_answered)) {
+	if (m->tester) {
+		vmm_tell(m, json_pack("{s:s,s:I}", "ev", "pong", "seq",
+				      (json_int_t)number(msg, "seq")));
+		return 0;
+	}
+	/* While a guest that stands still is saved, its devices do as well. */
+	if (atomic_load(&m->saving)) {
+		m->io_asked_ns = clock_mono_ns();
+	} else if (atomic_load(&m->io_asked) == atomic_load(&m->io_answered)) {
 		m->io_asked_ns = clock_mono_ns();
 		atomic_fetch_add(&m->io_asked, 1);
 		if (loop_post(m->io, io_alive, m))
@@ -171,6 +223,12 @@ static int op_ping(struct vmm *m, json_t *msg, int fd, struct err *err)
 	return 0;
 }
 
+static int op_disk_errors(struct vmm *m, json_t *msg, int fd, struct err *err)
+{
+	vmm_shield_all(m, 0);
+	return 0;
+}
+
 static int op_stats(struct vmm *m, json_t *msg, int fd, struct err *err)
 {
 	vmm_tell(m, json_pack("{s:s,s:I,s:o}", "ev", "stats", "seq",
@@ -178,27 +236,159 @@ static int op_stats(struct vmm *m, json_t *msg, int fd, struct err *err)
 	return 0;
 }
 
-static int op_fault(struct vmm *m, json_t *msg, int fd, struct err *err)
+static int op_resync_rate(struct vmm *m, json_t *msg, int fd, struct err *err)
 {
-	struct tp_fault f = {
+	diskrep_set_rate(m->diskrep, number(msg, "bytes"));
+	return 0;
+}
+
+static int op_verify(struct vmm *m, json_t *msg, int fd, struct err *err)
+{
+	vmm_verify(m, number(msg, "seq"), json_is_true(json_object_get(msg, "repair")));
+	return 0;
+}
+
+static int op_disk_resize(struct vmm *m, json_t *msg, int fd, struct err *err)
+{
+	vmm_disk_resize(m, number(msg, "seq"), (unsigned)number(msg, "disk"),
+			number(msg, "bytes"));
+	return 0;
+}
+
+static struct tp_fault fault_of(json_t *msg)
+{
+	return (struct tp_fault){
 		.delay_us = (unsigned)number(msg, "delay_us"),
 		.cut_after = number(msg, "cut_after"),
 		.flip_after = number(msg, "flip_after"),
 		.stall_after = number(msg, "stall_after"),
 	};
+}
 
-	if (json_object_get(msg, "path"))
-		vmm_path_fault(m, (unsigned)number(msg, "path"), &f);
-	else
-		vmm_fault(m, &f);
+static int op_fault(struct vmm *m, json_t *msg, int fd, struct err *err)
+{
+	struct tp_fault f = fault_of(msg);
+
+	vmm_fault(m, &f);
+	return 0;
+}
+
+static int op_path_drill(struct vmm *m, json_t *msg, int fd, struct err *err)
+{
+	struct tp_fault f = fault_of(msg);
+	int rc = vmm_drill_begin(m, (unsigned)number(msg, "path"), &f,
+				 (unsigned)number(msg, "for_ms"));
+
+	/* No harm was done, and none is worth this process's end: the drill finds out by itself. */
+	if (rc)
+		log_warn("a drill was not begun: %s", strerror(-rc));
+	return 0;
+}
+
+static int op_test(struct vmm *m, json_t *msg, int fd, struct err *err)
+{
+	const char *side = json_string_value(json_object_get(msg, "side"));
+	struct vmm_test_order o;
+
+	if (!side || fd < 0)
+		return err_set(err, -EINVAL, "test: a side and a descriptor are needed");
+	fd = dup(fd);
+	if (fd < 0)
+		return err_sys(err, -errno, "test");
+	o = (struct vmm_test_order){.fd = fd,
+				    .client = !strcmp(side, "client"),
+				    .path = (unsigned)number(msg, "path"),
+				    .ms = (unsigned)number(msg, "ms"),
+				    .id = number(msg, "id")};
+	vmm_test(m, &o);
+	return 0;
+}
+
+static int op_snap_child(struct vmm *m, json_t *msg, int fd, struct err *err)
+{
+	fd = fd < 0 ? -1 : dup(fd);
+	if (fd < 0)
+		return err_set(err, -EINVAL, "snap-child: no descriptor");
+	vmm_snap_child(m, number(msg, "id"), (unsigned)number(msg, "disk"), fd);
+	return 0;
+}
+
+static int op_snap(struct vmm *m, json_t *msg, int fd, struct err *err)
+{
+	vmm_snap_begin(m, number(msg, "id"));
+	return 0;
+}
+
+static int op_snap_memory(struct vmm *m, json_t *msg, int fd, struct err *err)
+{
+	fd = fd < 0 ? -1 : dup(fd);
+	if (fd < 0)
+		return err_set(err, -EINVAL, "snap-memory: no descriptor");
+	vmm_snapmem_file(m, number(msg, "id"), fd);
+	return 0;
+}
+
+static int op_snap_drop(struct vmm *m, json_t *msg, int fd, struct err *err)
+{
+	vmm_snap_drop(m);
+	return 0;
+}
+
+static int op_snap_switched(struct vmm *m, json_t *msg, int fd, struct err *err)
+{
+	vmm_snap_switched(m, number(msg, "id"), json_is_true(json_object_get(msg, "ok")));
+	return 0;
+}
+
+static int op_snap_leave(struct vmm *m, json_t *msg, int fd, struct err *err)
+{
+	vmm_snap_leave(m, msg, fd);
+	return 0;
+}
+
+static int op_snap_leave_all(struct vmm *m, json_t *msg, int fd, struct err *err)
+{
+	vmm_snap_leave_all(m, number(msg, "id"));
+	return 0;
+}
+
+static int op_peer_note(struct vmm *m, json_t *msg, int fd, struct err *err)
+{
+	vmm_peer_note(m, json_object_get(msg, "note"));
 	return 0;
 }
 
 static const struct op ops[] = {
-	{"boot", op_boot},     {"standby", op_standby},	    {"link", op_link},
-	{"unlink", op_unlink}, {"alone", op_alone},	    {"activate", op_activate},
-	{"fence", op_fence},   {"powerdown", op_powerdown}, {"ping", op_ping},
-	{"stats", op_stats},   {"fault", op_fault},	    {"path", op_path},
+	{"boot", op_boot, 0},
+	{"standby", op_standby, 0},
+	{"link", op_link, 0},
+	{"unlink", op_unlink, 0},
+	{"alone", op_alone, 0},
+	{"activate", op_activate, 0},
+	{"fence", op_fence, 0},
+	{"powerdown", op_powerdown, 0},
+	{"suspend", op_suspend, 0},
+	{"suspended", op_suspended, 0},
+	{"save-here", op_save_here, 0},
+	{"ping", op_ping, 1},
+	{"stats", op_stats, 0},
+	{"fault", op_fault, 0},
+	{"path", op_path, 0},
+	{"path-drill", op_path_drill, 0},
+	{"test", op_test, 1},
+	{"stream", op_stream, 0},
+	{"resync-rate", op_resync_rate, 0},
+	{"verify", op_verify, 0},
+	{"snap-child", op_snap_child, 0},
+	{"snap-memory", op_snap_memory, 0},
+	{"snap", op_snap, 0},
+	{"snap-drop", op_snap_drop, 0},
+	{"snap-switched", op_snap_switched, 0},
+	{"snap-leave", op_snap_leave, 0},
+	{"snap-leave-all", op_snap_leave_all, 0},
+	{"peer-note", op_peer_note, 0},
+	{"disk-resize", op_disk_resize, 0},
+	{"disk-errors", op_disk_errors, 0},
 };
 
 static void fail(struct vmm *m, struct err *err)
@@ -230,23 +420,48 @@ static int watch_keeper(struct vmm *m, struct err *err)
 					  : 0;
 }
 
-static int setup(struct vmm *m, json_t *msg, const int *fds, int nfds, struct err *err)
+static void begin_log(const struct vmm_setup *s)
 {
 	static const char *const level[] = {"err", "warn", "info", "debug"};
 	enum log_level lvl = LOG_LVL_INFO;
+
+	for (unsigned i = 0; i < 4; i++)
+		if (!strcmp(s->log, level[i]))
+			lvl = (enum log_level)i;
+	log_init("rhea-vm", s->vm, lvl);
+}
+
+/* A process without a machine, shut in like the others. */
+static int setup_tester(struct vmm *m, json_t *msg, struct err *err)
+{
+	int rc = vmm_setup_parse_tester(msg, &m->set, err);
+
+	if (rc)
+		return rc;
+	begin_log(&m->set);
+	m->tester = 1;
+	rc = vmm_sandbox(m, err);
+	if (rc)
+		return rc;
+	vmm_tell(m, json_pack("{s:s}", "ev", "ready"));
+	vmm_test_idle(m);
+	return 0;
+}
+
+static int setup(struct vmm *m, json_t *msg, const int *fds, int nfds, struct err *err)
+{
 	int rc;
 
 	rc = vmm_setup_parse(msg, fds, nfds, &m->set, err);
 	if (rc)
 		return rc;
-	for (unsigned i = 0; i < 4; i++)
-		if (!strcmp(m->set.log, level[i]))
-			lvl = (enum log_level)i;
-	log_init("rhea-vm", m->set.vm, lvl);
+	begin_log(&m->set);
 	rc = vmm_start_keeper(m, err);
 	rc = rc ? rc : watch_keeper(m, err);
 	rc = rc ? rc : vmm_crash_init(err);
 	rc = rc ? rc : vmm_build(m, err);
+	if (!rc)
+		snapmem_init(m);
 	rc = rc ? rc : vmm_sandbox(m, err);
 	rc = rc ? rc : vmm_run_io(m, err);
 	if (!rc)
@@ -268,13 +483,17 @@ static void dispatch(struct vmm *m, json_t *msg, const int *fds, int nfds,
 	const char *name = json_string_value(json_object_get(msg, "op"));
 	const struct op *op = name ? find_op(name) : NULL;
 
-	if (name && !strcmp(name, "setup") && !m->vm) {
+	if (name && !strcmp(name, "setup") && !m->vm && !m->tester) {
 		(void)setup(m, msg, fds, nfds, err); /* told by err */
 		return;
 	}
-	if (!m->vm)
+	if (name && !strcmp(name, "setup-tester") && !m->vm && !m->tester)
+		(void)setup_tester(m, msg, err); /* likewise */
+	else if (!m->vm && !m->tester)
 		(void)err_set(err, -EPROTO,
 			      "the first message must be setup"); /* acted on below */
+	else if (op && m->tester && !op->tester)
+		(void)err_set(err, -EPERM, "%s: this process has no machine", name);
 	else if (op)
 		(void)op->run(m, msg, nfds > 0 ? fds[0] : -1, err); /* told by err */
 	else if (name)
@@ -346,6 +565,6 @@ int main(int argc, char **argv)
 	/* What was not released is dropped with the process, at once and whatever its threads do. Only
 	 * a guest that ended in good order is owed something: its disks on stable storage. */
 	if (m.exit_status == VMEXIT_OFF)
-		vmm_sync_disks(&m);
+		(void)vmm_sync_disks(&m); /* it has logged what it could not do */
 	_exit(m.exit_status);
 }

@@ -13,15 +13,46 @@ static const char help[] =
 	"  stats VM                        all counters of a VM (JSON)\n"
 	"  vm start VM                     switch it on\n"
 	"  vm stop VM [--force]            press its power button; --force: pull the plug\n"
+	"  vm suspend VM                   save the guest on both hosts, and switch it off\n"
+	"  vm resume VM                    go on from there, on either host\n"
+	"  vm start VM --discard           boot, and forget the suspended guest\n"
 	"  vm console VM                   its console; Ctrl-] leaves\n"
 	"  failover VM                     let the other host take over, in good order\n"
 	"  failover VM --override WORDS [--cold]\n"
 	"                                  take over because you know that the other is dead\n"
 	"  events [--follow] [--count N] [--after ID] [VM]\n"
+	"  disk list VM                    its disks: sizes, formats, files\n"
+	"  disk resize VM DISK [SIZE]      let a disk grow while the VM runs\n"
+	"  disk verify VM [--repair]       compare both hosts' disks while the VM runs\n"
+	"  disk resync-rate VM BYTES       how fast a sync of disks may be; 0: no limit\n"
 	"  drill run kill-vm|stop-vm|cut-link VM [--force]\n"
 	"                                  hurt it on purpose and measure how it goes on\n"
+	"  snapshot create VM NAME [--memory]\n"
+	"                                  its disks as they are now, on both hosts; its memory, too\n"
+	"  snapshot list VM\n"
+	"  snapshot revert VM NAME [--force] [--no-start]\n"
+	"                                  stop it (--force: at once), and start it from there\n"
+	"  snapshot delete VM NAME         while it runs; what is needed of it is kept\n"
+	"  drill run path VM PATH cut|stall|delay=MS [--for SECONDS] [--force]\n"
+	"                                  hurt one path of its link for a while (3 s)\n"
+	"  link test [VM] [--path NUMBER|TRANSPORT] [--seconds N]\n"
+	"                                  what each path to the peer carries\n"
 	"  pair [--check] [--replace] [--config] HOST\n"
 	"                                  give this host and HOST, over ssh, the same key\n"
+	"  image create IMAGE --size SIZE [--type fixed|dynamic] | --parent IMAGE2\n"
+	"  image info|check IMAGE          a disk image and its chain (JSON)\n"
+	"  image repair IMAGE [--parent IMAGE2]\n"
+	"  image resize IMAGE --size SIZE [--shrink]\n"
+	"  image convert IMAGE NEW [--from F] [--to F] [--type fixed|dynamic]\n"
+	"                                  between raw, vhd, qcow2 and vmdk\n"
+	"  image snapshot IMAGE NEW        freeze it as NEW, go on in a child of that\n"
+	"  image clone IMAGE NEW           NEW is a child of IMAGE\n"
+	"  image revert IMAGE [TO]         back to what its parent, or TO, holds\n"
+	"  image coalesce IMAGE            merge it with its parent\n"
+	"  image export IMAGE [--since IMAGE2] [--listen PATH|ADDRESS:PORT] [--once]\n"
+	"                                  serve it by NBD, read only, to backup programs\n"
+	"  image changed IMAGE --since IMAGE2\n"
+	"                                  what changed in between\n"
 	"  version, help\n"
 	"exit status: 0 done, 1 refused or failed, 2 usage, 3 rhead does not answer\n";
 
@@ -71,8 +102,12 @@ static const struct {
 	{"vm", rheactl_vm},
 	{"events", rheactl_events},
 	{"failover", rheactl_failover},
+	{"disk", rheactl_disk},
 	{"drill", rheactl_drill},
+	{"link", rheactl_link},
 	{"pair", rheactl_pair},
+	{"image", rheactl_image},
+	{"snapshot", rheactl_snapshot},
 	{"stats", rheactl_stats},
 	{"version", run_version},
 	{"help", run_help},

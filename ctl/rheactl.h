@@ -41,6 +41,10 @@ int rc_send(struct rc *rc, json_t *req);
 /* The next line as an object (owned), or NULL when the connection ended. */
 json_t *rc_next(struct rc *rc);
 void rc_close(struct rc *rc); /* idempotent */
+/* Send @req (taken) and give each line that comes to @show, until that says 1: it was the last. The
+ * exit status is what @show has put into *status; RC_UNREACHABLE, and the reason told, if none came. */
+int rc_follow(struct rc *rc, json_t *req,
+	      int (*show)(struct rc *rc, json_t *line, int *status));
 /* One question, one answer (owned), or NULL with *status_out set and the reason told. */
 json_t *rc_ask(struct rc *rc, json_t *req, int *status_out);
 /* RC_FAILED, and the reason told, if @answer is an error; else RC_OK. */
@@ -63,8 +67,12 @@ int rheactl_vm(struct rc *rc, int argc, char **argv);
 int rheactl_console(struct rc *rc, const char *vm);
 int rheactl_events(struct rc *rc, int argc, char **argv);
 int rheactl_failover(struct rc *rc, int argc, char **argv);
+int rheactl_disk(struct rc *rc, int argc, char **argv);
 int rheactl_drill(struct rc *rc, int argc, char **argv);
+int rheactl_link(struct rc *rc, int argc, char **argv);
 int rheactl_pair(struct rc *rc, int argc, char **argv);
+int rheactl_image(struct rc *rc, int argc, char **argv);
+int rheactl_snapshot(struct rc *rc, int argc, char **argv);
 int rheactl_stats(struct rc *rc, int argc, char **argv);
 /* Send @req (taken) and show progress lines until the last one. */
 int rheactl_wait(struct rc *rc, json_t *req, const char *done);

@@ -147,6 +147,24 @@ json_t *rc_next(struct rc *rc)
 	return o;
 }
 
+int rc_follow(struct rc *rc, json_t *req,
+	      int (*show)(struct rc *rc, json_t *line, int *status))
+{
+	int status = rc_send(rc, req), last = 0;
+	json_t *o;
+
+	if (status)
+		return status;
+	while (!last && (o = rc_next(rc))) {
+		last = show(rc, o, &status);
+		json_decref(o);
+	}
+	if (last)
+		return status;
+	(void)fprintf(stderr, "rheactl: rhead hung up; see its log\n");
+	return RC_UNREACHABLE;
+}
+
 json_t *rc_ask(struct rc *rc, json_t *req, int *status_out)
 {
 	json_t *o = NULL;

@@ -130,23 +130,49 @@ static json_t *maybe(int v)
 	return v < 0 ? json_null() : json_boolean(v);
 }
 
+static int way_fails(const struct pairing_way_report *w)
+{
+	return !w->out || !w->in;
+}
+
+static int all_reached(const struct pairing_report *r)
+{
+	for (unsigned i = 0; i < r->n_ways; i++)
+		if (way_fails(&r->way[i]))
+			return 0;
+	return r->n_ways > 0;
+}
+
+static json_t *ways_json(const struct pairing_report *r)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < r->n_ways; i++) {
+		const struct pairing_way_report *w = &r->way[i];
+
+		json_array_append_new(list, json_pack("{s:s,s:s,s:o,s:o,s:s,s:s}", "name",
+						      w->name, "addresses", w->addresses,
+						      "out", maybe(w->out), "in",
+						      maybe(w->in), "out_why", w->why[0],
+						      "in_why", w->why[1]));
+	}
+	return list;
+}
+
 static int all_well(const struct pairing_report *r)
 {
 	return r->same_key == 1 && r->same_config == 1 && r->same_version == 1 &&
-	       r->reach_out == 1 && r->reach_in == 1 &&
-	       llabs(r->clock_ns) < CLOCK_MAX_MS * 1000000LL;
+	       all_reached(r) && llabs(r->clock_ns) < CLOCK_MAX_MS * 1000000LL;
 }
 
 static void print_check_json(const struct pairing_report *r)
 {
 	json_t *o = json_pack(
-		"{s:b,s:s,s:s,s:o,s:o,s:s,s:o,s:s,s:f,s:o,s:s,s:o,s:s}", "ok",
-		all_well(r), "host", r->own.host, "peer", r->peer.host, "same_key",
-		maybe(r->same_key), "same_config", maybe(r->same_config), "differs_in",
-		r->where, "same_version", maybe(r->same_version), "peer_version",
-		r->peer.version, "clock_ahead_ms", (double)r->clock_ns / 1e6, "reach_out",
-		maybe(r->reach_out), "reach_out_why", r->reach_why[0], "reach_in",
-		maybe(r->reach_in), "reach_in_why", r->reach_why[1]);
+		"{s:b,s:s,s:s,s:o,s:o,s:s,s:o,s:s,s:f,s:o}", "ok", all_well(r), "host",
+		r->own.host, "peer", r->peer.host, "same_key", maybe(r->same_key),
+		"same_config", maybe(r->same_config), "differs_in", r->where,
+		"same_version", maybe(r->same_version), "peer_version", r->peer.version,
+		"clock_ahead_ms", (double)r->clock_ns / 1e6, "ways", ways_json(r));
 
 	rc_print_json(o, 0);
 	json_decref(o);
@@ -165,6 +191,22 @@ static const char *key_words(const struct pairing_report *r)
 	return r->own.why[0] ? r->own.why : r->peer.why;
 }
 
+/* A line like "path 0 (tcp)  yes  10.0.0.1:7700 - 10.0.0.2:7700". */
+static void print_way(const struct pairing_way_report *w)
+{
+	int ok = way_fails(w) ? 0 : w->out < 0 || w->in < 0 ? -1 : 1;
+
+	printf("%-22s %-4s %s", w->name, yes_no(ok), w->addresses);
+	if (!w->out)
+		printf("; from here: %s",
+		       w->why[0][0] ? w->why[0] : "nothing came there");
+	if (!w->in)
+		printf("; to here: %s", w->why[1][0] ? w->why[1] : "nothing came here");
+	if (ok < 0)
+		printf("; rhead has the port: see rheactl heartbeat");
+	printf("\n");
+}
+
 static void print_check(const struct pairing_report *r)
 {
 	printf("%-22s %-4s %s\n", "same key", yes_no(r->same_key), key_words(r));
@@ -175,10 +217,8 @@ static void print_check(const struct pairing_report *r)
 	printf("%-22s %-4s that one is %.0f ms %s\n", "same time",
 	       yes_no(llabs(r->clock_ns) < CLOCK_MAX_MS * 1000000LL),
 	       (double)llabs(r->clock_ns) / 1e6, r->clock_ns < 0 ? "behind" : "ahead");
-	printf("%-22s %-4s %s\n", "replication to it", yes_no(r->reach_out),
-	       r->reach_why[0]);
-	printf("%-22s %-4s %s\n", "replication from it", yes_no(r->reach_in),
-	       r->reach_why[1]);
+	for (unsigned i = 0; i < r->n_ways; i++)
+		print_way(&r->way[i]);
 }
 
 static void print_done(const struct pairing_report *r)

@@ -111,6 +111,21 @@ static void show_vms(json_t *st)
 	table_print(&t);
 }
 
+/* What becomes of a path that is not in use. */
+static void add_next(struct table *t, json_t *p)
+{
+	json_int_t ms = json_integer_value(json_object_get(p, "wait_ms"));
+
+	if (json_is_true(json_object_get(p, "drill")))
+		table_add(t, "DRILL");
+	else if (ms <= 0)
+		table_add(t, "-");
+	else
+		table_add(t, "%s in %.1f s",
+			  !strcmp(rc_str(p, "state"), "ready") ? "used" : "tried",
+			  (double)ms / 1e3);
+}
+
 static void link_row(struct table *t, json_t *vm, json_t *p)
 {
 	char a[NUM], b[NUM];
@@ -125,6 +140,7 @@ static void link_row(struct table *t, json_t *vm, json_t *p)
 		  (long long)json_integer_value(json_object_get(p, "since_ms")) / 1000);
 	table_add(t, "%s", fmt_int(json_object_get(p, "failed_in_use"), a, sizeof(a)));
 	table_add(t, "%s", fmt_int(json_object_get(vm, "link_failovers"), b, sizeof(b)));
+	add_next(t, p);
 	table_add(t, "%s", rc_str(p, "why"));
 }
 
@@ -134,9 +150,9 @@ static void show_links(json_t *st)
 	static const struct {
 		const char *text;
 		int right;
-	} head[] = {{"LINK", 0},   {"BY", 0},	     {"FROM", 0},
-		    {"TO", 0},	   {"PATH", 0},	     {"FOR s", 1},
-		    {"FAILED", 1}, {"FAILOVERS", 1}, {"LAST FAILURE", 0}};
+	} head[] = {{"LINK", 0}, {"BY", 0},	     {"FROM", 0},   {"TO", 0},
+		    {"PATH", 0}, {"FOR s", 1},	     {"FAILED", 1}, {"FAILOVERS", 1},
+		    {"NEXT", 0}, {"LAST FAILURE", 0}};
 	static struct table t;
 	json_t *vm, *p, *list;
 	size_t i, k, rows = 0;
@@ -169,6 +185,60 @@ static void show_images(json_t *st)
 			printf("%s: its disks on host %s are INCOMPLETE until a sync is through: nothing "
 			       "boots from them\n",
 			       rc_str(vm, "name"), rc_str(st, "host"));
+		if (json_is_true(json_object_get(vm, "suspended")))
+			printf("%s: its guest is suspended on host %s: rheactl vm resume %s\n",
+			       rc_str(vm, "name"), rc_str(st, "host"),
+			       rc_str(vm, "name"));
+	}
+}
+
+/* A sync of disks that goes on, and a log that failed. */
+static void show_disks(json_t *st)
+{
+	char left[NUM], rate[NUM], eta[NUM], sent[NUM];
+	json_t *vm, *s;
+	size_t i;
+
+	json_array_foreach(json_object_get(st, "vms"), i, vm)
+	{
+		s = json_object_get(vm, "disk_sync");
+		if (json_integer_value(
+			    json_object_get(json_object_get(s, "log"), "state")) < 0)
+			printf("%s: the disks' activity log on host %s has FAILED: the next return "
+			       "after a crash is a full comparison\n",
+			       rc_str(vm, "name"), rc_str(st, "host"));
+		if (strcmp(rc_str(s, "state"), "comparing") != 0 &&
+		    strcmp(rc_str(s, "state"), "sending") != 0)
+			continue;
+		printf("%s: disks are %s%s%s: %s left, %s sent, %s/s, ready in %s s\n",
+		       rc_str(vm, "name"),
+		       json_is_true(json_object_get(s, "partial"))
+			       ? "compared where they were written"
+			       : "compared as a whole",
+		       rc_str(s, "why")[0] ? ", because " : "", rc_str(s, "why"),
+		       fmt_bytes(json_object_get(s, "left_bytes"), left, sizeof(left)),
+		       fmt_bytes(json_object_get(s, "sent_bytes"), sent, sizeof(sent)),
+		       fmt_bytes(json_object_get(s, "rate"), rate, sizeof(rate)),
+		       fmt_int(json_object_get(s, "eta_s"), eta, sizeof(eta)));
+	}
+}
+
+/* How large the guest's disks are. */
+static void show_sizes(json_t *st)
+{
+	char size[NUM];
+	json_t *vm, *d;
+	size_t i, k;
+
+	json_array_foreach(json_object_get(st, "vms"), i, vm)
+	{
+		if (!json_array_size(json_object_get(vm, "disks")))
+			continue;
+		printf("%s: disks:", rc_str(vm, "name"));
+		json_array_foreach(json_object_get(vm, "disks"), k, d) printf(
+			"%s %s %s", k ? "," : "", rc_str(d, "serial"),
+			fmt_bytes(json_object_get(d, "bytes"), size, sizeof(size)));
+		printf("\n");
 	}
 }
 
@@ -191,6 +261,62 @@ static void show_staged(json_t *st)
 				 sizeof(most)),
 		       fmt_bytes(json_object_get(vm, "staged_limit_bytes"), limit,
 				 sizeof(limit)));
+	}
+}
+
+/* Which epoch the standby's disks would come back with after a power cut. */
+static void show_durable(json_t *st)
+{
+	char epoch[NUM], lag[NUM], ms[NUM], used[NUM], size[NUM];
+	json_t *vm, *d;
+	size_t i;
+
+	json_array_foreach(json_object_get(st, "vms"), i, vm)
+	{
+		d = json_object_get(vm, "durable");
+		if (!json_is_object(d))
+			continue;
+		printf("%s: ", rc_str(vm, "name"));
+		if (json_is_integer(json_object_get(d, "epoch")))
+			printf("epoch %s is on the standby's disks",
+			       fmt_int(json_object_get(d, "epoch"), epoch,
+				       sizeof(epoch)));
+		else
+			printf("NOTHING is durable on the standby (%s)",
+			       rc_str(d, "state"));
+		if (json_is_integer(json_object_get(d, "lag_epochs")))
+			printf(", %s epochs (%s ms) behind what is committed",
+			       fmt_int(json_object_get(d, "lag_epochs"), lag,
+				       sizeof(lag)),
+			       fmt_int(json_object_get(d, "lag_ms"), ms, sizeof(ms)));
+		printf("; journal %s of %s\n",
+		       fmt_bytes(json_object_get(d, "journal_used"), used, sizeof(used)),
+		       fmt_bytes(json_object_get(d, "journal_size"), size, sizeof(size)));
+	}
+}
+
+/* This host's disks that gave errors. */
+static void show_faults(json_t *st)
+{
+	char errors[NUM], answered[NUM];
+	json_t *vm, *f;
+	size_t i, k;
+
+	json_array_foreach(json_object_get(st, "vms"), i, vm)
+	{
+		json_array_foreach(json_object_get(vm, "disk_faults"), k, f)
+		{
+			printf("%s: %s errors of a disk, the guest was told %s; the last: %s\n",
+			       rc_str(vm, "name"),
+			       fmt_int(json_object_get(f, "errors"), errors,
+				       sizeof(errors)),
+			       fmt_int(json_object_get(f, "answered"), answered,
+				       sizeof(answered)),
+			       rc_str(f, "last"));
+			if (json_integer_value(json_object_get(f, "waiting")))
+				printf("%s: THE GUEST WAITS for this disk\n",
+				       rc_str(vm, "name"));
+		}
 	}
 }
 
@@ -242,8 +368,12 @@ static int show(struct rc *rc)
 		show_vms(st);
 		printf("\n");
 		show_links(st);
+		show_sizes(st);
+		show_disks(st);
 		show_images(st);
 		show_staged(st);
+		show_durable(st);
+		show_faults(st);
 		show_plugs(st);
 		show_safe(st, rc_str(st, "host"));
 		show_safe(st, rc_str(st, "peer"));

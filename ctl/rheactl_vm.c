@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * rheactl_vm - vm start, stop and console; failover; and waiting with progress.
+ * rheactl_vm - vm start, stop, suspend, resume and console; failover; and waiting with progress.
  */
 #include "ctl/rheactl.h"
 
@@ -60,17 +60,21 @@ int rheactl_vm(struct rc *rc, int argc, char **argv)
 {
 	static const struct option longs[] = {RC_OPTIONS,
 					      {"force", no_argument, NULL, 'f'},
+					      {"discard", no_argument, NULL, 'd'},
 					      {"timeout", required_argument, NULL, 't'},
 					      {NULL, 0, NULL, 0}};
 	static const char how[] =
-		"vm start|stop|console VM [--force] [--timeout SECONDS]";
-	int c, force = 0, timeout = 0;
+		"vm start [--discard] VM, or vm stop [--force] VM, or vm suspend|resume|console VM "
+		"[--timeout SECONDS]";
+	int c, force = 0, discard = 0, timeout = 0;
 	const char *what, *vm;
 	json_t *req;
 
-	while ((c = getopt_long(argc, argv, "jw::s:hft:", longs, NULL)) != -1)
+	while ((c = getopt_long(argc, argv, "jw::s:hfdt:", longs, NULL)) != -1)
 		if (c == 'f')
 			force = 1;
+		else if (c == 'd')
+			discard = 1;
 		else if (c == 't' ? sscanf(optarg, "%d", &timeout) != 1 || timeout <= 0
 				  : rc_option(rc, c))
 			return rc_usage("%s", how);
@@ -80,8 +84,15 @@ int rheactl_vm(struct rc *rc, int argc, char **argv)
 	vm = argv[optind + 1];
 	if (!strcmp(what, "console"))
 		return rheactl_console(rc, vm);
-	if (!strcmp(what, "start"))
-		return rheactl_wait(rc, request("vm-start", vm, timeout), "started");
+	if (!strcmp(what, "start")) {
+		req = request("vm-start", vm, timeout);
+		json_object_set_new(req, "discard", json_boolean(discard));
+		return rheactl_wait(rc, req, "started");
+	}
+	if (!strcmp(what, "suspend"))
+		return rheactl_wait(rc, request("vm-suspend", vm, timeout), "suspended");
+	if (!strcmp(what, "resume"))
+		return rheactl_wait(rc, request("vm-resume", vm, timeout), "resumed");
 	if (strcmp(what, "stop") != 0)
 		return rc_usage("vm %s: no such thing; %s", what, how);
 	req = request("vm-stop", vm, timeout);

@@ -4,6 +4,7 @@
 #include "ctl/vmm.h"
 
 #include "ctl/plugkeeper.h"
+#include "ctl/snapmem.h"
 #include "diskrep/diskrep.h"
 #include "hv/base/clock.h"
 #include "hv/base/log.h"
@@ -38,29 +39,6 @@ static void *io_main(void *arg)
 	if (loop_run(m->io))
 		log_err("the I/O loop ended by an error");
 	return NULL;
-}
-
-static int build_disks(struct vmm *m, struct err *err)
-{
-	struct vmm_setup *s = &m->set;
-	struct blk raw, outer;
-	struct vblk *dev;
-	int fd, rc;
-
-	for (unsigned i = 0; i < s->disks; i++) {
-		fd = dup(s->disk_fd[i]);
-		if (fd < 0)
-			return err_sys(err, -errno, "disk %u", i);
-		rc = raw_open(fd, m->io, &raw, err);
-		if (!rc)
-			rc = diskrep_add(m->diskrep, raw, s->disk_fd[i], &outer, err);
-		if (!rc)
-			rc = vblk_create(m->vm, outer, s->serial[i], s->read_only[i],
-					 &dev, err);
-		if (rc)
-			return err_ctx(err, "disk %u", i);
-	}
-	return 0;
 }
 
 int vmm_start_keeper(struct vmm *m, struct err *err)
@@ -183,7 +161,13 @@ int vmm_build(struct vmm *m, struct err *err)
 		netbuf_set_judged(m->netbuf, judged_ns, m);
 	rc = rc ? rc : diskrep_create(s->diskbuf, m->io, trigger, &m->diskrep, err);
 	rc = rc ? rc : build_consoles(m, err);
-	rc = rc ? rc : build_disks(m, err);
+	rc = rc ? rc : vmm_build_disks(m, err);
+	rc = rc ? rc
+		: diskrep_activity(m->diskrep, s->activity_fd, vmm_on_activity_failed, m,
+				   err);
+	if (!rc)
+		diskrep_set_rate(m->diskrep, s->resync_rate);
+	rc = rc ? rc : vmm_snap_create(m, err);
 	rc = rc ? rc : build_nets(m, err);
 	rc = rc ? rc : vrng_create(m->vm, err);
 	if (rc)
@@ -199,11 +183,10 @@ int vmm_run_io(struct vmm *m, struct err *err)
 	if (rc)
 		return err_sys(err, rc, "I/O thread");
 	m->io_running = 1;
-	return 0;
+	return diskrep_run(m->diskrep, err);
 }
 
-/* The engine of the running guest. Output is held until primary_alone() or a commit. */
-static int build_primary(struct vmm *m, struct err *err)
+int vmm_build_primary(struct vmm *m, struct err *err)
 {
 	struct vmm_setup *s = &m->set;
 	struct primary_config cfg = {
@@ -239,10 +222,11 @@ static int build_primary(struct vmm *m, struct err *err)
 	return rc;
 }
 
-static void tell_running(struct vmm *m, uint64_t term, uint64_t since)
+void vmm_started(struct vmm *m, uint64_t term, uint64_t since)
 {
 	uint64_t us = (clock_mono_ns() - since) / 1000;
 
+	m->started = 1;
 	log_info("the guest runs here (%llu us)", (unsigned long long)us);
 	vmm_tell(m, json_pack("{s:s,s:I,s:I}", "ev", "running", "term", (json_int_t)term,
 			      "activate_us", (json_int_t)us));
@@ -259,14 +243,16 @@ int vmm_boot(struct vmm *m, uint64_t term, struct err *err)
 	if (m->started || m->standby)
 		return err_set(err, -EBUSY, "boot: this process has a role already");
 	log_set_term(term);
-	rc = build_primary(m, err);
+	rc = vmm_recover_disks(m, err);
+	rc = rc ? rc : vmm_build_primary(m, err);
 	rc = rc ? rc : vm_boot(m->vm, &k, err);
+	if (!rc)
+		diskrep_start(m->diskrep);
 	rc = rc ? rc : primary_alone(atomic_load(&m->primary), term, err);
 	rc = rc ? rc : vm_start(m->vm, err);
 	if (rc)
 		return err_ctx(err, "boot");
-	m->started = 1;
-	tell_running(m, term, since);
+	vmm_started(m, term, since);
 	return 0;
 }
 
@@ -285,15 +271,19 @@ static void on_standby_state(void *arg, enum standby_state s, uint64_t term, int
 	}
 	log_info("standby: %s%s%s", standby_state_name(s), why ? ": " : "",
 		 why ? why : "");
-	vmm_tell(m, json_pack("{s:s,s:s,s:s,s:I,s:s,s:b}", "ev", "state", "role",
+	vmm_tell(m, json_pack("{s:s,s:s,s:s,s:I,s:s,s:b,s:b}", "ev", "state", "role",
 			      "standby", "state", standby_state_name(s), "term",
-			      (json_int_t)term, "why", why ? why : "", "bye", bye));
+			      (json_int_t)term, "why", why ? why : "", "bye", bye,
+			      "saved", bye == STANDBY_BYE_SAVED));
 }
 
 int vmm_be_standby(struct vmm *m, uint64_t term, struct err *err)
 {
 	struct vmm_setup *s = &m->set;
-	struct standby_config cfg = {.vm = s->vm, .on_state = on_standby_state, .arg = m};
+	struct standby_config cfg = {.vm = s->vm,
+				     .on_state = on_standby_state,
+				     .on_save = vmm_on_save,
+				     .arg = m};
 	struct standby_part parts[4];
 	int rc;
 
@@ -303,12 +293,9 @@ int vmm_be_standby(struct vmm *m, uint64_t term, struct err *err)
 	/* Twice: pages that were compressed are staged in both forms. */
 	rc = rc ? rc : mem_standby_create(vm_gm(m->vm), 2 * s->ram, &m->s_mem, err);
 	rc = rc ? rc : netbuf_standby_create(&m->s_net, err);
-	rc = rc ? rc
-		: diskrep_standby_create(s->disk_fd, s->disks, s->diskbuf, &m->s_disk,
-					 err);
+	rc = rc ? rc : vmm_standby_disks(m, err);
 	if (rc)
 		return rc;
-	diskrep_inherit(m->diskrep, m->s_disk);
 	parts[0] = mach_standby(m->s_mach);
 	parts[1] = mem_standby(m->s_mem);
 	parts[2] = netbuf_standby_part(m->s_net);
@@ -327,16 +314,21 @@ int vmm_activate(struct vmm *m, uint64_t term, struct err *err)
 	if (!m->standby || m->started)
 		return err_set(err, -EPERM, "activate: this process is not a standby");
 	log_set_term(term);
+	/* Memory is about to change, and nobody would tell it. */
+	if (m->copy)
+		snapmem_cancel(m->copy);
+	vmm_snapmem_cancel(m);
 	rc = standby_activate(m->standby, term, err);
-	rc = rc ? rc : build_primary(m, err);
+	if (!rc)
+		diskrep_start(m->diskrep);
+	rc = rc ? rc : vmm_build_primary(m, err);
 	/* The grant is on disk before rhead says "activate", so output may pass from the
 	 * start. */
 	rc = rc ? rc : primary_alone(atomic_load(&m->primary), term, err);
 	rc = rc ? rc : vm_start(m->vm, err);
 	if (rc)
 		return err_ctx(err, "activate");
-	m->started = 1;
-	tell_running(m, term, since);
+	vmm_started(m, term, since);
 	rc = netbuf_announce(m->netbuf, m->s_net, err);
 	if (rc) {
 		log_warn("the guest runs, but its addresses were not announced: %s",
@@ -367,11 +359,4 @@ void vmm_role(struct vmm *m, const char **role_out, const char **state_out,
 		*state_out = standby_state_name(ss.state);
 		*term_out = ss.term;
 	}
-}
-
-void vmm_sync_disks(struct vmm *m)
-{
-	for (unsigned i = 0; i < m->set.disks; i++)
-		if (!m->set.read_only[i] && fdatasync(m->set.disk_fd[i]))
-			log_err("disk %u: %s", i, strerror(errno));
 }

@@ -42,6 +42,8 @@ void vmm_on_primary_state(void *arg, enum primary_state s, uint64_t term, const 
 
 	if (s == PRI_ALONE || s == PRI_UNLINKED || s == PRI_FENCED)
 		vmm_link_gone(m);
+	/* From ARMED on a standby may hold a commit, and run the guest with a disk that works. */
+	vmm_shield_all(m, s != PRI_ALONE && s != PRI_SYNCING);
 	log_info("primary: %s%s%s", primary_state_name(s), why && *why ? ": " : "",
 		 why ? why : "");
 	vmm_tell(m, json_pack("{s:s,s:s,s:s,s:I,s:s,s:b}", "ev", "state", "role",
@@ -65,14 +67,17 @@ static int reboot_between(void *arg)
 			      .initrd_fd = m->set.initrd_fd,
 			      .cmdline = m->set.cmdline};
 	struct err err = {0};
-	int rc = vm_reboot(m->vm, &k, &err);
+	int rc;
+
+	vmm_snapmem_cancel(m); /* all of memory is cleared */
+	rc = vm_reboot(m->vm, &k, &err);
 
 	if (rc)
 		log_err("reboot: %s", err.msg);
 	return rc;
 }
 
-static void tell_guest(struct vmm *m, const char *what, const char *why)
+void vmm_tell_guest(struct vmm *m, const char *what, const char *why)
 {
 	log_info("the guest ended: %s%s%s", what, *why ? ": " : "", why);
 	vmm_tell(m, json_pack("{s:s,s:s,s:s}", "ev", "guest", "what", what, "why", why));
@@ -92,7 +97,7 @@ static void *guest_event(void *arg)
 		log_info("the guest reboots");
 		rc = primary_between(p, reboot_between, m);
 		if (rc) {
-			tell_guest(m, "crash", "the reboot failed");
+			vmm_tell_guest(m, "crash", "the reboot failed");
 			vmm_end(m, VMEXIT_CRASH);
 		}
 		break;
@@ -101,11 +106,11 @@ static void *guest_event(void *arg)
 		if (rc)
 			log_warn("the last checkpoint was not committed: %s",
 				 strerror(-rc));
-		tell_guest(m, "poweroff", rc ? "without a last commit" : "");
+		vmm_tell_guest(m, "poweroff", rc ? "without a last commit" : "");
 		vmm_end(m, VMEXIT_OFF);
 		break;
 	case VM_EV_CRASH:
-		tell_guest(m, "crash", g->text);
+		vmm_tell_guest(m, "crash", g->text);
 		vmm_end(m, VMEXIT_CRASH);
 		break;
 	}
@@ -132,4 +137,11 @@ void vmm_on_guest(void *arg, enum vm_event ev, const char *text)
 	}
 	log_err("the guest's end could not be handled: out of memory");
 	vmm_end(m, VMEXIT_CRASH);
+}
+
+/* Any thread. rhead unlinks the file: it must not be believed after the next start. */
+void vmm_on_activity_failed(void *arg, int rc, int spoiled)
+{
+	vmm_tell(arg, json_pack("{s:s,s:s,s:b}", "ev", "activity", "why", strerror(-rc),
+				"spoiled", spoiled));
 }

@@ -17,8 +17,11 @@
 #include "replication/session.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -177,7 +180,7 @@ static int admit(void *arg, struct path_terms *offer, struct err *err)
 		return rc;
 	if (strcmp(offer->vm, ours.vm) != 0 || offer->paths != ours.paths ||
 	    strcmp(offer->transport, ours.transport) != 0 ||
-	    (!h->further && offer->term != h->term) ||
+	    (!h->further && offer->term != h->term) || offer->purpose == PATH_TEST ||
 	    (offer->purpose == PATH_JOIN) != h->further ||
 	    (offer->purpose == PATH_ALONE) != (ours.paths == 1))
 		return err_set(
@@ -195,7 +198,27 @@ static int admit(void *arg, struct path_terms *offer, struct err *err)
 	}
 	offer->module = ours.module;
 	offer->dev = ours.dev;
+	offer->streams = ours.streams;
 	return 0;
+}
+
+/* A connection that carries little, as one that only stands ready does, tries again at an even pace: else
+ * it would be silent for as long again after a wire that was out for a moment. */
+void vmm_never_slower(int fd)
+{
+	int one = 1;
+
+	if (setsockopt(fd, IPPROTO_TCP, TCP_THIN_LINEAR_TIMEOUTS, &one, sizeof(one)))
+		log_ratelimited(LOG_LVL_INFO, 60000,
+				"a path may be slow to come back after an outage (%s)",
+				strerror(errno));
+}
+
+static int more_streams(void *arg, unsigned n, int *fds, struct err *err)
+{
+	struct handshake *h = arg;
+
+	return vmm_streams_more(h->m, h->path, n, fds, err);
 }
 
 static void *handshake_main(void *arg)
@@ -203,9 +226,14 @@ static void *handshake_main(void *arg)
 	static const struct timespec pause = {.tv_nsec = POST_RETRY_MS * 1000000};
 	struct handshake *h = arg;
 	struct vmm_setup *s = &h->m->set;
-	const struct path_key key = {
-		.pair = s->pair, .psk = s->psk, .timeout_ms = HANDSHAKE_MS};
+	const struct path_key key = {.pair = s->pair,
+				     .psk = s->psk,
+				     .timeout_ms = HANDSHAKE_MS,
+				     .more = h->m->streams ? more_streams : NULL,
+				     .more_arg = h,
+				     .hall = vmm_streams_hall(h->m)};
 
+	vmm_never_slower(h->fd);
 	if (h->primary_side)
 		ask_path(h, &key);
 	else

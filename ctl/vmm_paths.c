@@ -93,6 +93,7 @@ int vmm_path_terms(struct vmm *m, unsigned i, uint64_t term, struct path_terms *
 				 .term = term,
 				 .vm = m->set.vm,
 				 .transport = p->transport,
+				 .streams = p->streams,
 				 .module = p->module,
 				 .dev = p->dev};
 	return 0;
@@ -216,32 +217,41 @@ void vmm_path_failed(struct vmm *m, unsigned i, const char *why)
 	session_put(s);
 }
 
-void vmm_path_fault(struct vmm *m, unsigned i, const struct tp_fault *f)
+/* How long until a better path may be gone back to, or one that is down be tried again. */
+static json_int_t wait_ms(const struct pathsel *sel, unsigned i, uint64_t now)
 {
-	struct session *s = vmm_session_hold(m);
+	const struct pathsel_path *x = &sel->path[i];
+	uint64_t at = 0;
 
-	if (s)
-		session_fault(s, i, f);
-	session_put(s);
+	if (x->state == PATHSEL_READY && (int)i < sel->in_use)
+		at = x->since + pathsel_heal_ns(sel, i);
+	else if (x->state == PATHSEL_DOWN)
+		at = x->retry_at;
+	return at > now ? (json_int_t)((at - now) / MS_NS) : 0;
 }
 
-static json_t *path_json(const struct vmm_path *p, const struct pathsel_path *x,
-			 int linked)
+static json_t *path_json(struct vmm *m, const struct pathsel *sel, unsigned i, int linked)
 {
-	const char *why = p->why[0] ? p->why : x->why;
+	const struct pathsel_path *x = &sel->path[i];
+	const struct vmm_path *p = &m->set.path[i];
+	uint64_t now = clock_mono_ns();
 
-	return json_pack("{s:s,s:s,s:b,s:I,s:I,s:s}", "transport", p->transport, "state",
+	return json_pack("{s:s,s:s,s:b,s:I,s:I,s:I,s:I,s:b,s:s}", "transport",
+			 p->transport, "state",
 			 pathsel_state_name(linked ? x->state : PATHSEL_DOWN), "in_use",
 			 linked && x->state == PATHSEL_IN_USE, "since_ms",
-			 linked ? (json_int_t)((clock_mono_ns() - x->since) / MS_NS) : 0,
-			 "failed_in_use", (json_int_t)x->failed, "why", why);
+			 linked ? (json_int_t)((now - x->since) / MS_NS) : 0,
+			 "failed_in_use", (json_int_t)x->failed, "heal_ms",
+			 (json_int_t)(pathsel_heal_ns(sel, i) / MS_NS), "wait_ms",
+			 linked ? wait_ms(sel, i, now) : 0, "drill",
+			 vmm_drill_path(m) == (int)i, "why", p->why[0] ? p->why : x->why);
 }
 
 json_t *vmm_paths_json(struct vmm *m)
 {
 	struct session *s = vmm_session_hold(m);
 	json_t *o = json_array();
-	struct pathsel sel = {0};
+	struct pathsel sel = {.in_use = -1};
 	int linked;
 
 	pthread_mutex_lock(&m->link_lock);
@@ -253,8 +263,7 @@ json_t *vmm_paths_json(struct vmm *m)
 		sel.path[0] = (struct pathsel_path){.state = PATHSEL_IN_USE,
 						    .since = m->linked_ns};
 	for (unsigned i = 0; i < m->set.n_paths; i++)
-		json_array_append_new(o,
-				      path_json(&m->set.path[i], &sel.path[i], linked));
+		json_array_append_new(o, path_json(m, &sel, i, linked));
 	session_put(s);
 	return json_pack("{s:o,s:i}", "list", o, "failovers", (int)sel.failovers);
 }

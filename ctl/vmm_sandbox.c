@@ -50,6 +50,8 @@ static const int allowed[] = {
 	SCMP_SYS(fsync),
 	SCMP_SYS(fdatasync),
 	SCMP_SYS(fallocate),
+	SCMP_SYS(flock),
+	SCMP_SYS(ftruncate),
 	SCMP_SYS(sync_file_range),
 	SCMP_SYS(io_uring_enter),
 	SCMP_SYS(splice),
@@ -66,6 +68,7 @@ static const int allowed[] = {
 	SCMP_SYS(timerfd_settime),
 	SCMP_SYS(timerfd_gettime),
 	SCMP_SYS(futex),
+	SCMP_SYS(sched_yield),
 	SCMP_SYS(nanosleep),
 	SCMP_SYS(clock_nanosleep),
 	SCMP_SYS(clock_gettime),
@@ -162,6 +165,9 @@ int vmm_sandbox(struct vmm *m, struct err *err)
 	/* Reads its configuration files while there still are files. */
 	if (!OPENSSL_init_ssl(0, NULL))
 		return err_set(err, -EIO, "OpenSSL could not start");
+	rc = vmm_streams_create(m, err);
+	if (rc)
+		return rc;
 	vmm_paths_load(m);
 	vmm_paths_open(m, 0);
 	rc = drop_privileges(&m->set, err);

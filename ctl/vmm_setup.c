@@ -74,6 +74,14 @@ static int parse_mac(const char *s, uint8_t mac[6])
 	return s[end] ? -EINVAL : 0;
 }
 
+static int parse_format(json_t *disk, int *vhd)
+{
+	const char *format = json_string_value(json_object_get(disk, "format"));
+
+	*vhd = format && !strcmp(format, "vhd");
+	return format && (*vhd || !strcmp(format, "raw")) ? 0 : -EINVAL;
+}
+
 static int parse_devices(json_t *msg, struct vmm_setup *s, struct err *err)
 {
 	json_t *nets = json_object_get(msg, "nets"),
@@ -108,9 +116,25 @@ static int parse_devices(json_t *msg, struct vmm_setup *s, struct err *err)
 		if (!s->serial[i])
 			return err_set(err, -ENOMEM, "setup: out of memory");
 		s->read_only[i] = json_is_true(json_object_get(v, "read_only"));
+		if (parse_format(v, &s->vhd[i]))
+			return err_set(err, -EINVAL,
+				       "setup: disks[%zu]: \"format\" is not known", i);
 		s->disks++;
 	}
 	return 0;
+}
+
+/* "disk1.2": a parent in the chain of disk 1; in order. */
+static int *parent_slot(struct vmm_setup *s, const char *name)
+{
+	unsigned i, k;
+	int end = 0;
+
+	if (sscanf(name, "disk%u.%u%n", &i, &k, &end) != 2 || name[end] ||
+	    i >= s->disks || !s->vhd[i] || k >= VHD_CHAIN_MAX || k != s->chain[i] + 1)
+		return NULL;
+	s->chain[i] = k;
+	return &s->chain_fd[i][k];
 }
 
 static int *fd_slot(struct vmm_setup *s, const char *name)
@@ -126,6 +150,12 @@ static int *fd_slot(struct vmm_setup *s, const char *name)
 		return &s->initrd_fd;
 	if (!strcmp(name, "console"))
 		return &s->console_fd;
+	if (!strcmp(name, "activity"))
+		return &s->activity_fd;
+	if (!strcmp(name, "journal"))
+		return &s->journal_fd;
+	if (!strcmp(name, "saved"))
+		return &s->saved_fd;
 	if (sscanf(name, "disk%u%n", &i, &end) == 1 && !name[end] && i < s->disks)
 		return &s->disk_fd[i];
 	if (sscanf(name, "net%u%n", &i, &end) == 1 && !name[end] && i < s->nets)
@@ -136,7 +166,7 @@ static int *fd_slot(struct vmm_setup *s, const char *name)
 	if (sscanf(name, "sniff%u%n", &i, &end) == 1 && !name[end] && i < s->nets &&
 	    s->plug[i])
 		return &s->sniff_fd[i];
-	return NULL;
+	return parent_slot(s, name);
 }
 
 __attribute__((nonnull(4))) static int take_fds(json_t *msg, const int *fds, int nfds,
@@ -169,10 +199,13 @@ __attribute__((nonnull(4))) static int take_fds(json_t *msg, const int *fds, int
 	if (s->kvm_fd < 0 || s->kernel_fd < 0 || s->console_fd < 0)
 		return err_set(err, -EINVAL,
 			       "setup: kvm, kernel and console descriptors are needed");
-	for (i = 0; i < s->disks; i++)
+	for (i = 0; i < s->disks; i++) {
 		if (s->disk_fd[i] < 0)
 			return err_set(err, -EINVAL, "setup: no descriptor for disk%zu",
 				       i);
+		s->chain_fd[i][0] = s->disk_fd[i];
+		s->chain[i]++;
+	}
 	for (i = 0; i < s->nets; i++)
 		if (s->net_fd[i] < 0 ||
 		    (s->plug[i] && (s->vhost_fd[i] < 0 || s->sniff_fd[i] < 0)))
@@ -195,12 +228,17 @@ static int parse_paths(json_t *msg, struct vmm_setup *s, struct err *err)
 	{
 		rc = rc ? rc : want_string(v, "transport", &s->path[i].transport, err);
 		rc = rc ? rc : want_string(v, "args", &s->path[i].args, err);
+		s->path[i].streams =
+			(unsigned)json_integer_value(json_object_get(v, "streams"));
+		if (!rc && s->path[i].streams > TP_TCP_STREAMS_MAX)
+			rc = err_set(err, -EINVAL, "setup: too many streams");
 		s->n_paths++;
 	}
 	return rc;
 }
 
-static int parse_scalars(json_t *msg, struct vmm_setup *s, struct err *err)
+/* What a process that only measures needs, too. */
+static int parse_link(json_t *msg, struct vmm_setup *s, struct err *err)
 {
 	int rc = 0;
 
@@ -208,10 +246,20 @@ static int parse_scalars(json_t *msg, struct vmm_setup *s, struct err *err)
 	rc = rc ? rc : want_string(msg, "host", &s->host, err);
 	rc = rc ? rc : want_string(msg, "peer", &s->peer, err);
 	rc = rc ? rc : want_string(msg, "pair", &s->pair, err);
-	rc = rc ? rc : want_string(msg, "cpu", &s->cpu, err);
-	rc = rc ? rc : want_string(msg, "cmdline", &s->cmdline, err);
 	rc = rc ? rc : want_string(msg, "log", &s->log, err);
 	rc = rc ? rc : parse_psk(msg, s->psk, err);
+	rc = rc ? rc : want_string(msg, "module_dir", &s->module_dir, err);
+	rc = rc ? rc : want_unsigned(msg, "uid", 0, INT_MAX, &s->uid, err);
+	rc = rc ? rc : want_unsigned(msg, "gid", 0, INT_MAX, &s->gid, err);
+	return rc;
+}
+
+static int parse_scalars(json_t *msg, struct vmm_setup *s, struct err *err)
+{
+	int rc = parse_link(msg, s, err);
+
+	rc = rc ? rc : want_string(msg, "cpu", &s->cpu, err);
+	rc = rc ? rc : want_string(msg, "cmdline", &s->cmdline, err);
 	rc = rc ? rc : want_number(msg, "ram", 16 << 20, 1ull << 40, &s->ram, err);
 	rc = rc ? rc : want_unsigned(msg, "vcpus", 1, VM_VCPUS_MAX, &s->vcpus, err);
 	rc = rc ? rc
@@ -230,13 +278,22 @@ static int parse_scalars(json_t *msg, struct vmm_setup *s, struct err *err)
 	rc = rc ? rc : want_number(msg, "cache", 0, 1ull << 40, &s->cache, err);
 	rc = rc ? rc : want_number(msg, "netbuf", 1 << 16, 1ull << 40, &s->netbuf, err);
 	rc = rc ? rc : want_number(msg, "diskbuf", 1 << 20, 1ull << 40, &s->diskbuf, err);
-	rc = rc ? rc : want_string(msg, "module_dir", &s->module_dir, err);
+	rc = rc ? rc : want_number(msg, "journal", 0, 1ull << 40, &s->journal, err);
+	rc = rc ? rc
+		: want_number(msg, "resync_rate", 0, 1ull << 40, &s->resync_rate, err);
 	rc = rc ? rc
 		: want_number(msg, "path_buffer", SES_REPLAY_MIN, 1u << 30,
 			      &s->path_buffer, err);
-	rc = rc ? rc : want_unsigned(msg, "uid", 0, INT_MAX, &s->uid, err);
-	rc = rc ? rc : want_unsigned(msg, "gid", 0, INT_MAX, &s->gid, err);
 	return rc;
+}
+
+int vmm_setup_parse_tester(json_t *msg, struct vmm_setup *s, struct err *err)
+{
+	int rc;
+
+	memset(s, 0, sizeof(*s));
+	rc = parse_link(msg, s, err);
+	return rc ? rc : parse_paths(msg, s, err);
 }
 
 int vmm_setup_parse(json_t *msg, const int *fds, int nfds, struct vmm_setup *s,
@@ -246,8 +303,12 @@ int vmm_setup_parse(json_t *msg, const int *fds, int nfds, struct vmm_setup *s,
 
 	memset(s, 0, sizeof(*s));
 	s->kvm_fd = s->kernel_fd = s->initrd_fd = s->console_fd = -1;
-	for (int i = 0; i < VMM_DISKS_MAX; i++)
+	s->activity_fd = s->journal_fd = s->saved_fd = -1;
+	for (int i = 0; i < VMM_DISKS_MAX; i++) {
 		s->disk_fd[i] = -1;
+		for (int k = 0; k < VHD_CHAIN_MAX; k++)
+			s->chain_fd[i][k] = -1;
+	}
 	for (int i = 0; i < VMM_NETS_MAX; i++)
 		s->net_fd[i] = s->vhost_fd[i] = s->sniff_fd[i] = -1;
 	rc = parse_scalars(msg, s, err);

@@ -99,10 +99,12 @@ static json_t *of_netbuf(struct netbuf *nb)
 	json_t *o;
 
 	netbuf_stats(nb, &st);
+	st.held_bytes += st.plug.held_bytes;
+	st.held_frames += st.plug.held_frames;
 	o = json_pack("{s:b,s:I,s:I,s:I,s:I,s:I,s:I}", "holding", st.holding,
-		      "held_bytes", (json_int_t)(st.held_bytes + st.plug.held_bytes),
-		      "held_frames", (json_int_t)(st.held_frames + st.plug.held_frames),
-		      "released_bytes", (json_int_t)st.released_bytes, "released_frames",
+		      "held_bytes", (json_int_t)st.held_bytes, "held_frames",
+		      (json_int_t)st.held_frames, "released_bytes",
+		      (json_int_t)st.released_bytes, "released_frames",
 		      (json_int_t)st.released_frames, "dropped_bytes",
 		      (json_int_t)st.dropped_bytes, "refused", (json_int_t)st.refused);
 	if (st.plugged)
@@ -121,6 +123,25 @@ static json_t *of_disks(struct diskrep *dr)
 		(json_int_t)st.sent_bytes, "sync_left_bytes",
 		(json_int_t)st.sync_left_bytes, "chunks_sent", (json_int_t)st.chunks_sent,
 		"chunks_same", (json_int_t)st.chunks_same);
+}
+
+static json_t *of_disk_sync(struct diskrep *dr)
+{
+	struct diskrep_sync_stats s;
+	json_t *o, *log;
+
+	diskrep_sync_stats(dr, &s);
+	log = json_pack("{s:i,s:I,s:I,s:I,s:I}", "state", s.log, "marked_bytes",
+			(json_int_t)s.marked_chunks * DR_CHUNK, "active_extents",
+			(json_int_t)s.active_extents, "writes", (json_int_t)s.log_writes,
+			"waited", (json_int_t)s.waited_writes);
+	o = json_pack("{s:s,s:b,s:s,s:I,s:I,s:I,s:I,s:o,s:o,s:I,s:o}", "state", s.state,
+		      "partial", s.partial, "why", s.why, "look_bytes",
+		      (json_int_t)s.look_bytes, "looked_bytes",
+		      (json_int_t)s.looked_bytes, "sent_bytes", (json_int_t)s.sent_bytes,
+		      "left_bytes", (json_int_t)s.left_bytes, "rate", count(s.rate),
+		      "eta_s", count(s.eta_s), "limit", (json_int_t)s.limit, "log", log);
+	return o;
 }
 
 static json_t *of_pages(struct mem_part *mem)
@@ -147,8 +168,13 @@ json_t *vmm_stats(struct vmm *m)
 		json_object_set_new(o, "standby", of_standby(m));
 	if (m->netbuf)
 		json_object_set_new(o, "netbuf", of_netbuf(m->netbuf));
-	if (m->diskrep)
+	if (m->diskrep) {
 		json_object_set_new(o, "disks", of_disks(m->diskrep));
+		json_object_set_new(o, "disk_sync", of_disk_sync(m->diskrep));
+		json_object_set_new(o, "disk_list", vmm_disks_json(m));
+	}
+	json_object_set_new(o, "durable", vmm_durable_json(m));
+	json_object_set_new(o, "disk_faults", vmm_faults_json(m));
 	json_object_set_new(o, "paths", vmm_paths_json(m));
 	if (m->mem)
 		json_object_set_new(o, "pages", of_pages(m->mem));

@@ -22,7 +22,7 @@ struct err;
 struct loop;
 struct vmproc;
 
-enum { VMPROC_BUSY_MS = 10000, VMPROC_FDS_MAX = 40 };
+enum { VMPROC_BUSY_MS = 10000, VMPROC_FDS_MAX = 200 };
 
 struct vmproc_ops {
 	/* A message of rhea-vm (borrowed). Pongs come here too. */

@@ -4,11 +4,15 @@
 #include "ctl/vmrun.h"
 
 #include "ctl/console.h"
+#include "ctl/drill_path.h"
 #include "ctl/events.h"
 #include "ctl/grant.h"
 #include "ctl/host.h"
 #include "ctl/link.h"
+#include "ctl/linktest.h"
 #include "ctl/vmproc.h"
+#include "ctl/vmproto.h"
+#include "ctl/vmrun_snap.h"
 #include "ctl/vmrun_start.h"
 #include "ctl/vmrun_impl.h"
 #include "hv/base/clock.h"
@@ -139,6 +143,13 @@ static uint64_t number(json_t *o, const char *key)
 	return (uint64_t)json_integer_value(json_object_get(o, key));
 }
 
+static const char *text_of(json_t *msg, const char *key)
+{
+	const char *s = json_string_value(json_object_get(msg, key));
+
+	return s ? s : "?";
+}
+
 static void on_state(struct vmrun *v, json_t *msg)
 {
 	const char *why = json_string_value(json_object_get(msg, "why"));
@@ -151,6 +162,7 @@ static void on_state(struct vmrun *v, json_t *msg)
 	if (ev.u.vm_state.engine == PAIR_ENG_SYNCING)
 		v->try_path = 0; /* there is a link: the next one begins with the best */
 	ev.u.vm_state.bye = json_is_true(json_object_get(msg, "bye"));
+	ev.u.vm_state.saved = json_is_true(json_object_get(msg, "saved"));
 	if (why && why[0])
 		events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
 			   "engine %s: %s", state ? state : "?", why);
@@ -170,17 +182,37 @@ static void on_running(struct vmrun *v, json_t *msg)
 	vmrun_event(v, &ev);
 }
 
+/* Whether this host's disks can be started from, and of which epoch they are. */
+static void on_image(struct vmrun *v, json_t *msg)
+{
+	struct pair_event ev = {.kind = PAIR_EV_VM_IMAGE, .instance = v->instance};
+	json_t *epoch = json_object_get(msg, "epoch");
+	const char *why = json_string_value(json_object_get(msg, "why"));
+
+	ev.u.image.whole = json_is_true(json_object_get(msg, "whole"));
+	ev.u.image.all = json_is_true(json_object_get(msg, "all"));
+	ev.u.image.epoch = json_is_integer(epoch) ? number(msg, "epoch") : UINT64_MAX;
+	events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
+		   "this host's disks %s: %s",
+		   ev.u.image.whole ? "are whole" : "are NOT whole", why ? why : "");
+	vmrun_event(v, &ev);
+}
+
 static void on_guest(struct vmrun *v, json_t *msg)
 {
 	const char *what = json_string_value(json_object_get(msg, "what"));
 	const char *why = json_string_value(json_object_get(msg, "why"));
 	int off = what && !strcmp(what, "poweroff");
+	int suspended = what && !strcmp(what, "suspended");
 
 	v->guest_ended = 1;
 	events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
-		   off ? "the guest powered off%s%s" : "the guest crashed%s%s",
+		   "the guest %s%s%s",
+		   suspended ? "is suspended"
+		   : off     ? "powered off"
+			     : "crashed",
 		   why && why[0] ? ": " : "", why ? why : "");
-	vmrun_simple(v, off ? PAIR_EV_VM_POWEROFF : PAIR_EV_VM_CRASH);
+	vmrun_simple(v, off || suspended ? PAIR_EV_VM_POWEROFF : PAIR_EV_VM_CRASH);
 }
 
 static void on_ready(struct vmrun *v)
@@ -205,11 +237,26 @@ static void on_pong(struct vmrun *v, json_t *msg)
 	struct pair_view view;
 	uint64_t epoch = number(msg, "epoch");
 
+	v->doing[0] = 0;
 	if (epoch == v->pair.epoch)
 		return;
 	pair_set_epoch(&v->pair, epoch);
 	view = pair_view(&v->pair);
 	hb_set_vm(v->h->hb, v->index, &view);
+}
+
+/* It answers no ping, and does not hang. */
+static void on_busy(struct vmrun *v, json_t *msg)
+{
+	const char *what = text_of(msg, "what");
+
+	vmproc_busy(v->proc);
+	if (!strcmp(v->doing, what))
+		return;
+	(void)snprintf(v->doing, sizeof(v->doing), "%s", what); /* all are shorter */
+	events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
+		   "it takes its time: %s", v->doing);
+	host_changed(v->h, v);
 }
 
 static void on_stats(struct vmrun *v, json_t *msg)
@@ -233,16 +280,49 @@ static void on_event(void *arg, json_t *msg)
 		on_state(v, msg);
 	else if (!strcmp(ev, "stats"))
 		on_stats(v, msg);
+	else if (!strcmp(ev, "busy"))
+		on_busy(v, msg);
 	else if (!strcmp(ev, "running"))
 		on_running(v, msg);
+	else if (!strcmp(ev, "image"))
+		on_image(v, msg);
 	else if (!strcmp(ev, "guest"))
 		on_guest(v, msg);
+	else if (!strcmp(ev, "saved"))
+		vmrun_saved(v, msg);
+	else if (!strcmp(ev, "want-saved"))
+		vmrun_want_saved(v);
 	else if (!strcmp(ev, "ready"))
 		on_ready(v);
 	else if (!strcmp(ev, "want-path"))
 		vmrun_want_path(v, msg);
+	else if (!strcmp(ev, "want-streams"))
+		vmrun_want_streams(v, msg);
 	else if (!strcmp(ev, "path"))
 		vmrun_path_changed(v, msg);
+	else if (!strcmp(ev, "path-drill"))
+		drill_path_event(v->h, v, msg);
+	else if (!strcmp(ev, "test"))
+		linktest_event(v->h->linktest, msg);
+	else if (!strcmp(ev, "verified"))
+		vmrun_take_verified(v, msg);
+	else if (!strcmp(ev, "snap-switch"))
+		vmrun_snap_switch(v, msg);
+	else if (!strcmp(ev, "snap-memory"))
+		vmrun_snap_memory(v, msg);
+	else if (!strcmp(ev, "snap-over"))
+		vmrun_snap_over(v, msg);
+	else if (!strcmp(ev, "snap-left"))
+		vmrun_snap_left(v, msg);
+	else if (!strcmp(ev, "peer-note"))
+		vmrun_peer_note(v, msg);
+	else if (!strcmp(ev, "resized"))
+		vmrun_take_resized(v, msg);
+	else if (!strcmp(ev, "disk"))
+		vmrun_take_disk(v, msg);
+	else if (!strcmp(ev, "activity"))
+		vmrun_activity_failed(v->h, v->cfg, v->pair.term, v->pair.epoch,
+				      text_of(msg, "why"));
 	else if (!strcmp(ev, "error"))
 		events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
 			   "rhea-vm gives up: %s",
@@ -285,8 +365,10 @@ static void on_exited(void *arg, int status)
 			       WTERMSIG(status),
 			       strsignal(WTERMSIG(status))); /* cutting is fine */
 	else
-		(void)snprintf(how, sizeof(how), "exit status %d",
-			       WEXITSTATUS(status)); /* fits */
+		(void)snprintf(how, sizeof(how), "exit status %d%s", WEXITSTATUS(status),
+			       WEXITSTATUS(status) == VMEXIT_DISK
+				       ? " (this host's disk failed)"
+				       : ""); /* fits */
 	log_info("%s: rhea-vm ended: %s", v->cfg->name, how);
 	events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
 		   "rhea-vm ended: %s", how);
@@ -297,6 +379,7 @@ static void on_exited(void *arg, int status)
 	v->first_op = NULL;
 	json_decref(v->stats);
 	v->stats = NULL;
+	vmrun_snap_exited(v);
 	vmrun_simple(v, PAIR_EV_VM_EXITED);
 }
 
@@ -332,6 +415,8 @@ int vmrun_create(struct host *h, unsigned index, struct vmrun **v_out, struct er
 	rc = v->deadline && v->retry ? load_record(v, &g, &found, err)
 				     : err_set(err, -ENOMEM, "out of memory");
 	if (!rc)
+		rc = vmrun_judge_image(v, &g, &found, err);
+	if (!rc)
 		rc = console_create(h->loop, &v->con, err);
 	if (rc) {
 		vmrun_destroy(v);
@@ -352,6 +437,7 @@ void vmrun_destroy(struct vmrun *v)
 		return;
 	link_connect_cancel(v->connect);
 	vmrun_paths_cancel(v);
+	vmrun_snap_end(v);
 	if (v->kept_fd >= 0)
 		(void)close(v->kept_fd); /* nothing that matters was written through it */
 	if (v->proc) {
@@ -363,6 +449,8 @@ void vmrun_destroy(struct vmrun *v)
 		event_free(v->deadline);
 	if (v->retry)
 		event_free(v->retry);
+	json_decref(v->verified);
+	json_decref(v->resized);
 	json_decref(v->stats);
 	free(v);
 }
@@ -374,6 +462,7 @@ void vmrun_begin(struct vmrun *v)
 
 	hb_set_vm(v->h->hb, v->index, &view);
 	ev.u.start.automatic = 1;
+	ev.u.start.resume = v->pair.rec.saved ? PAIR_RESUME : PAIR_BOOT;
 	if (v->wanted_before)
 		vmrun_event(v, &ev);
 }
@@ -403,16 +492,26 @@ const char *vmrun_said(const struct vmrun *v)
 	return v->said;
 }
 
+const char *vmrun_doing(const struct vmrun *v)
+{
+	return v->doing;
+}
+
 uint64_t vmrun_activate_us(const struct vmrun *v)
 {
 	return v->activate_us;
+}
+
+int vmrun_takes_tests(const struct vmrun *v)
+{
+	return v->proc && !v->first_op && !vmproc_is_hung(v->proc);
 }
 
 uint64_t vmrun_stats_ask(struct vmrun *v)
 {
 	json_t *msg;
 
-	if (!v->proc || v->first_op || vmproc_is_hung(v->proc))
+	if (!vmrun_takes_tests(v))
 		return 0;
 	msg = json_pack("{s:s,s:I}", "op", "stats", "seq",
 			(json_int_t)v->stats_asked + 1);

@@ -90,10 +90,19 @@ static int try_later(struct vmrun *v, int rc)
 	       !event_add(v->retry, &pause);
 }
 
+/* What may be well again without anybody's doing here: a standby is started again and again. */
+static int is_disk_fault(int rc)
+{
+	return rc == -EIO || rc == -ENOSPC || rc == -EDQUOT || rc == -EROFS ||
+	       rc == -ENXIO || rc == -ENOTCONN || rc == -ESTALE;
+}
+
 void vmrun_try_start(struct vmrun *v)
 {
 	struct err err = {0};
-	int rc = vmrun_start(v->h, v->cfg, v->con, &vmrun_proc_ops, v, &v->proc, &err);
+	int rc = v->snap_held ? err_set(&err, -EBUSY, "its disks are being reverted")
+			      : vmrun_start(v->h, v->cfg, v->first_resumes, v->con,
+					    &vmrun_proc_ops, v, &v->proc, &err);
 
 	if (!rc || try_later(v, rc))
 		return;
@@ -101,6 +110,8 @@ void vmrun_try_start(struct vmrun *v)
 	events_add(v->h->events, v->cfg->name, v->pair.term, v->pair.epoch,
 		   "rhea-vm cannot be started: %s", err.msg);
 	v->first_op = NULL;
+	if (is_disk_fault(rc))
+		vmrun_disk(v, 1);
 	vmrun_simple(v, PAIR_EV_VM_EXITED);
 }
 
@@ -108,6 +119,7 @@ static void start_vm(struct vmrun *v, const struct pair_action *a, const char *f
 {
 	v->instance = a->u.vm.instance;
 	v->guest_ended = 0;
+	v->doing[0] = 0;
 	v->first_op = first_op;
 	v->first_term = a->u.vm.term;
 	vmproc_destroy(v->proc); /* one of an instance that nobody waits for any more */
@@ -116,13 +128,26 @@ static void start_vm(struct vmrun *v, const struct pair_action *a, const char *f
 	vmrun_try_start(v);
 }
 
+/* A guest that is not gone on from any more: the record says so, or a later term does. */
+static void drop_saved(struct vmrun *v)
+{
+	struct err err = {0};
+
+	if (!v->pair.rec.saved && vmrun_saved_drop(v->h, v->cfg, &err))
+		log_warn("%s: %s", v->cfg->name, err.msg);
+}
+
 static void do_boot(struct vmrun *v, const struct pair_action *a)
 {
+	v->first_resumes = a->u.vm.resume;
+	drop_saved(v);
 	start_vm(v, a, "boot");
 }
 
 static void do_standby(struct vmrun *v, const struct pair_action *a)
 {
+	v->first_resumes = 0;
+	drop_saved(v);
 	start_vm(v, a, "standby");
 }
 
@@ -181,6 +206,24 @@ static void do_powerdown(struct vmrun *v, const struct pair_action *a)
 {
 	if (is_current(v, a))
 		order(v, json_pack("{s:s}", "op", "powerdown"), -1);
+}
+
+static void do_suspend(struct vmrun *v, const struct pair_action *a)
+{
+	if (is_current(v, a))
+		vmrun_suspend(v);
+}
+
+static void do_suspended(struct vmrun *v, const struct pair_action *a)
+{
+	if (is_current(v, a))
+		order(v, json_pack("{s:s}", "op", "suspended"), -1);
+}
+
+static void do_disk_errors(struct vmrun *v, const struct pair_action *a)
+{
+	if (is_current(v, a))
+		order(v, json_pack("{s:s}", "op", "disk-errors"), -1);
 }
 
 static void do_unlink(struct vmrun *v, const struct pair_action *a)
@@ -256,6 +299,9 @@ static void (*const deed[PAIR_NACT])(struct vmrun *, const struct pair_action *)
 	[PAIR_DO_VM_ACTIVATE] = do_activate,
 	[PAIR_DO_VM_FENCE] = do_fence,
 	[PAIR_DO_VM_POWERDOWN] = do_powerdown,
+	[PAIR_DO_VM_SUSPEND] = do_suspend,
+	[PAIR_DO_VM_SUSPENDED] = do_suspended,
+	[PAIR_DO_VM_DISK_ERRORS] = do_disk_errors,
 	[PAIR_DO_UNLINK] = do_unlink,
 	[PAIR_DO_CONNECT] = do_connect,
 	[PAIR_DO_LINK_GIVE] = do_link_give,

@@ -8,6 +8,7 @@
  */
 #include "diskrep/dr.h"
 
+#include "hv/base/clock.h"
 #include "hv/base/err.h"
 #include "remus/participant.h"
 #include "replication/record.h"
@@ -39,13 +40,16 @@ static int compare_disk(struct dr_disk *d, uint8_t *chunk)
 	struct diskrep *dr = d->dr;
 	int r = 0, stop = 0;
 
-	for (uint64_t c = 0; r >= 0 && !stop && c < d->img.chunks; c++) {
+	for (uint64_t c = 0;
+	     r >= 0 && !stop && (c = dr_bits_next(&d->told, c)) < d->img.chunks; c++) {
+		dr_pace(dr, dr_chunk_len(&d->img, c));
 		(void)dr_unmark(d, c); /* before it is read */
 		r = same_there(d, c, chunk);
 		pthread_mutex_lock(&dr->lock);
 		if (!r)
 			dr_mark(d, c * DR_CHUNK, dr_chunk_len(&d->img, c));
 		dr->chunks_same += r > 0;
+		dr->compare.looked++;
 		stop = dr->compare.stop;
 		pthread_mutex_unlock(&dr->lock);
 	}
@@ -77,6 +81,10 @@ int dr_compare_begin(struct diskrep *dr, struct err *err)
 	int r;
 
 	c->done = c->stop = c->rc = 0;
+	c->look = c->looked = 0;
+	for (uint32_t i = 0; i < dr->disks; i++)
+		c->look += dr->disk[i].told.count;
+	c->began_ns = clock_mono_ns();
 	r = pthread_create(&c->thread, NULL, compare_main, dr);
 	if (r)
 		return err_sys(err, -r, "disks: a thread to compare them");

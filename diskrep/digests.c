@@ -5,6 +5,7 @@
  * the sync only after its hello. Once complete, the digests belong to the sender thread.
  */
 #include "diskrep/dr.h"
+#include "diskrep/resync.h"
 
 #include "hv/base/buf.h"
 #include "hv/base/err.h"
@@ -24,8 +25,10 @@ void dr_digests_forget(struct diskrep *dr)
 		free(dr->disk[i].digests);
 		dr->disk[i].digests = NULL;
 		dr->disk[i].digests_known = 0;
+		dr_bits_fini(&dr->disk[i].told);
 	}
 	dr->peer_told = 0;
+	dr->resync.told = 0;
 }
 
 /* The disk that the record speaks of. 0 or -errno with @err. */
@@ -48,8 +51,11 @@ static int disk_of(struct diskrep *dr, const struct told *t, struct dr_disk **d_
 			"images equally large",
 			t->disk, (unsigned long long)t->capacity,
 			(unsigned long long)d->img.capacity);
-	if (t->first != d->digests_known || t->count > d->img.chunks - t->first ||
-	    (t->flags & ~(uint32_t)DR_DIGEST_ZERO))
+	if (dr->resync.partial ? t->first < d->digests_known || t->first > d->img.chunks
+			       : t->first != d->digests_known)
+		return err_set(err, -EBADMSG, "digests of disk %u are out of order",
+			       t->disk);
+	if (t->count > d->img.chunks - t->first || (t->flags & ~(uint32_t)DR_DIGEST_ZERO))
 		return err_set(err, -EBADMSG, "digests of disk %u are out of order",
 			       t->disk);
 	*d_out = d;
@@ -62,7 +68,7 @@ static int store(struct dr_disk *d, const struct told *t, const void *p, struct 
 	struct dr_digest zero = dr_digest_zero(DR_CHUNK);
 
 	/* The size is that of our own image, whatever the peer says. */
-	if (!d->digests)
+	if (!d->digests && !dr_bits_init(&d->told, d->img.chunks))
 		d->digests = calloc(d->img.chunks + 1, sizeof(*d->digests));
 	if (!d->digests)
 		return err_set(err, -ENOMEM, "no memory for the digests of disk %u",
@@ -73,7 +79,9 @@ static int store(struct dr_disk *d, const struct told *t, const void *p, struct 
 		d->digests[c] = dr_chunk_len(&d->img, c) == DR_CHUNK
 					? zero
 					: dr_digest_zero(dr_chunk_len(&d->img, c));
-	d->digests_known += t->count;
+	if (t->count)
+		dr_bits_add(&d->told, t->first, t->count);
+	d->digests_known = t->first + t->count;
 	return 0;
 }
 
@@ -128,10 +136,14 @@ int dr_peer_record(void *self, uint16_t type, const void *p, size_t len, struct 
 	struct reader r = reader_of(p, len);
 	int rc;
 
-	if (type != DR_REC_DIGESTS)
+	if (type != DR_REC_DIGESTS && type != DR_REC_CLAIM && type != DR_REC_DIFFERS &&
+	    type != DR_REC_GROWN)
 		return err_set(err, -EBADMSG, "disk record of unknown type %#x", type);
 	pthread_mutex_lock(&dr->lock);
-	rc = take_digests(dr, &r, err);
+	rc = type == DR_REC_CLAIM     ? dr_claim_record(dr, &r, err)
+	     : type == DR_REC_DIFFERS ? dr_verify_record(dr, &r, err)
+	     : type == DR_REC_GROWN   ? dr_grown_record(dr, &r, err)
+				      : take_digests(dr, &r, err);
 	pthread_mutex_unlock(&dr->lock);
 	return rc;
 }

@@ -4,7 +4,6 @@
 #include "diskrep/diskrep.h"
 
 #include "diskrep/dr.h"
-#include "diskrep/standby.h"
 #include "hv/base/err.h"
 #include "hv/base/loop.h"
 
@@ -28,6 +27,7 @@ static void on_wake(evutil_socket_t fd, short what, void *arg)
 		/* EAGAIN: an earlier turn took it; looking once more does no harm. */
 	}
 	loop_enter(dr->loop);
+	dr_resize_switch(dr, 0);
 	dr_pump(dr);
 	dr_flushes_answer(dr);
 	loop_leave(dr->loop);
@@ -46,8 +46,13 @@ int diskrep_create(size_t limit_bytes, struct loop *loop, struct epoch_trigger t
 	pthread_condattr_init(&mono); /* with this attribute: cannot fail */
 	pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
 	pthread_cond_init(&dr->compare.ended, &mono);
+	pthread_cond_init(&dr->activity.work, &mono);
+	pthread_cond_init(&dr->verify.news, NULL); /* default attributes: cannot fail */
+	pthread_cond_init(&dr->resize.news, NULL);
 	pthread_condattr_destroy(&mono);
 	dr->compare.alive_ms = 500;
+	dr_durable_reset(dr);
+	dr_notes_init(dr);
 	dr->loop = loop;
 	dr->trigger = trigger;
 	if (!trigger.request)
@@ -60,7 +65,8 @@ int diskrep_create(size_t limit_bytes, struct loop *loop, struct epoch_trigger t
 		dr->wake = event_new(loop_base(loop), dr->wake_fd, EV_READ | EV_PERSIST,
 				     on_wake, dr);
 	dr->room = malloc(DR_WRITE_MAX);
-	if (!dr->room || !dr->wake || event_add(dr->wake, NULL)) {
+	dr->together = malloc(DR_JOINED_MAX);
+	if (!dr->room || !dr->together || !dr->wake || event_add(dr->wake, NULL)) {
 		diskrep_destroy(dr);
 		return err_set(
 			err, -ENOMEM,
@@ -77,13 +83,17 @@ void diskrep_destroy(struct diskrep *dr)
 	if (!dr)
 		return;
 	dr_compare_end(dr);
-	if (dr->heir_of)
-		drs_flusher_on_end(dr->heir_of, NULL, NULL);
+	dr_activity_end(dr);
+	dr_verify_end(dr);
+	dr_resize_end(dr);
+	dr_disinherit(dr);
+	dr_notes_fini(dr);
 	if (dr->wake)
 		event_free(dr->wake);
 	if (dr->wake_fd >= 0)
 		close(dr->wake_fd);
 	free(dr->room);
+	free(dr->together);
 	dr_marks_forget(dr);
 	dr_digests_forget(dr);
 	dr_list_free(dr->open);
@@ -94,12 +104,21 @@ void diskrep_destroy(struct diskrep *dr)
 		free(q);
 	}
 	pthread_cond_destroy(&dr->compare.ended);
+	pthread_cond_destroy(&dr->activity.work);
+	pthread_cond_destroy(&dr->verify.news);
+	pthread_cond_destroy(&dr->resize.news);
 	pthread_mutex_destroy(&dr->lock);
 	free(dr);
 }
 
 int diskrep_add(struct diskrep *dr, struct blk inner, int fd, struct blk *outer_out,
 		struct err *err)
+{
+	return diskrep_add_img(dr, inner, img_of_fd(fd), outer_out, err);
+}
+
+int diskrep_add_img(struct diskrep *dr, struct blk inner, struct img img,
+		    struct blk *outer_out, struct err *err)
 {
 	struct dr_disk *d;
 
@@ -113,7 +132,7 @@ int diskrep_add(struct diskrep *dr, struct blk inner, int fd, struct blk *outer_
 		.dr = dr,
 		.index = dr->disks,
 		.inner = inner,
-		.img = dr_image_of(fd, inner.ops->capacity(inner.self)),
+		.img = dr_image_of(img, inner.ops->capacity(inner.self)),
 	};
 	dr->disks++;
 	*outer_out = (struct blk){.ops = &dr_filter_ops, .self = d};

@@ -29,6 +29,10 @@ struct dr_entry dr_entry_of(const struct dr_req *q)
 static int overlaps(const struct diskrep *dr, const struct dr_disk *d,
 		    const struct blk_req *r)
 {
+	for (const struct blk_req *c = dr->cold; c; c = c->next)
+		if (c->backend_priv == d && r->offset < c->offset + c->len &&
+		    c->offset < r->offset + r->len)
+			return 1;
 	for (const struct dr_req *q = dr->first; q; q = q->next)
 		if (q->disk == d && r->offset < q->r.offset + q->r.len &&
 		    q->r.offset < r->offset + r->len)
@@ -68,6 +72,7 @@ static void admit(struct diskrep *dr, struct dr_req *q, const char **why)
 	else
 		dr->first = q;
 	dr->last = q;
+	dr_verify_written(q->disk, &q->r);
 	if (dr->mode != DR_ON)
 		return;
 	dr_list_add(dr, dr->open, &e);
@@ -93,35 +98,86 @@ struct dr_req *dr_req_new(struct dr_disk *d, struct blk_req *outer,
 	return q;
 }
 
-/* Admit and submit unless it must wait. Returns 0 if it must. */
-static int start(struct dr_disk *d, struct blk_req *outer)
+enum start { STARTED, WAIT, COLD };
+
+/* Under lock. */
+static enum start judge(struct diskrep *dr, struct dr_disk *d, struct dr_req *q,
+			const char **why)
+{
+	if (must_wait(dr, d, &q->r, why)) {
+		dr->stalled = 1;
+		return WAIT;
+	}
+	/* The last question, because with a yes it counts as written. */
+	if (!dr_activity_admit(d, &q->r))
+		return COLD;
+	admit(dr, q, why);
+	return STARTED;
+}
+
+/* Admit and submit unless it must wait: WAIT, for what the standby or other requests do, and then all
+ * that comes later waits behind it; COLD, for the activity log. */
+static enum start start(struct dr_disk *d, struct blk_req *outer)
 {
 	struct diskrep *dr = d->dr;
 	struct dr_req *q = dr_req_new(d, outer, on_done);
 	const char *why = NULL;
-	int wait;
+	enum start how;
 
 	if (!q) {
 		/* Written nowhere: both images agree, and the guest is told. */
 		outer->done(outer, -ENOMEM);
-		return 1;
+		return STARTED;
 	}
 	pthread_mutex_lock(&dr->lock);
-	wait = must_wait(dr, d, outer, &why);
-	if (wait)
-		dr->stalled = 1;
-	else
-		admit(dr, q, &why);
+	how = judge(dr, d, q, &why);
 	pthread_mutex_unlock(&dr->lock);
-	if (wait) {
+	if (how != STARTED) {
 		q->next = dr->pool;
 		dr->pool = q;
 	}
 	if (why)
 		dr->trigger.request(dr->trigger.arg, why);
-	if (!wait)
+	if (how == STARTED)
 		d->inner.ops->submit(d->inner.self, &q->r);
-	return !wait;
+	return how;
+}
+
+static void put_cold(struct diskrep *dr, struct blk_req *r)
+{
+	struct blk_req **at = &dr->cold;
+
+	while (*at)
+		at = &(*at)->next;
+	r->next = NULL;
+	*at = r;
+}
+
+/* Those that are still cold, or must wait for others, stay where they are. */
+static void pump_cold(struct diskrep *dr)
+{
+	struct blk_req *left = dr->cold, *r;
+
+	dr->cold = NULL;
+	while ((r = left)) {
+		left = r->next;
+		if (start(r->backend_priv, r) != STARTED)
+			put_cold(dr, r);
+	}
+}
+
+/* From the queue, where reads and flushes are only while nothing may go to the images. */
+static enum start start_any(struct dr_disk *d, struct blk_req *r)
+{
+	if (dr_settled(d->dr))
+		r->done(r, -EIO);
+	else if (r->op == BLK_FLUSH)
+		dr_activity_flush(d, r);
+	else if (r->op == BLK_READ)
+		d->inner.ops->submit(d->inner.self, r);
+	else
+		return start(d, r);
+	return STARTED;
 }
 
 void dr_pump(struct diskrep *dr)
@@ -129,15 +185,21 @@ void dr_pump(struct diskrep *dr)
 	struct blk_req *r;
 
 	/* A backend may complete inside submit; one pump at a time, or the stack grows. */
-	if (dr->pumping)
+	if (dr->pumping || dr_settled(dr) == -EAGAIN)
 		return;
 	dr->pumping = 1;
+	pump_cold(dr);
 	while ((r = dr->waiting)) {
+		enum start how;
+
 		/* Off the queue first: the request may be gone when start() is back. */
 		dr->waiting = r->next;
 		if (!dr->waiting)
 			dr->waiting_tail = &dr->waiting;
-		if (start(r->backend_priv, r))
+		how = start_any(r->backend_priv, r);
+		if (how == COLD)
+			put_cold(dr, r);
+		if (how != WAIT)
 			continue;
 		r->next = dr->waiting;
 		if (!dr->waiting)
@@ -166,6 +228,8 @@ static void on_done(struct blk_req *r, int status)
 	/* Now that the bytes are there: see the theory of operation. */
 	if (dr->mode == DR_SYNC)
 		dr_mark(q->disk, r->offset, r->len);
+	if (status && dr->mode == DR_ON)
+		dr_redo_note(q->disk, r);
 	pthread_mutex_unlock(&dr->lock);
 	q->next = dr->pool;
 	dr->pool = q;
@@ -181,17 +245,38 @@ static void wait_in_line(struct dr_disk *d, struct blk_req *r)
 	d->dr->waiting_tail = &r->next;
 }
 
+static void submit_write(struct dr_disk *d, struct blk_req *r)
+{
+	switch (start(d, r)) {
+	case WAIT:
+		wait_in_line(d, r);
+		break;
+	case COLD:
+		r->backend_priv = d;
+		put_cold(d->dr, r);
+		break;
+	case STARTED:
+		break;
+	}
+}
+
 static void filter_submit(void *self, struct blk_req *r)
 {
 	struct dr_disk *d = self;
 
+	if (dr_settled(d->dr)) {
+		wait_in_line(d, r);
+		dr_pump(d->dr);
+	}
 	/* A flush speaks of writes that are complete, so it need not wait for those in line. */
-	if (r->op == BLK_FLUSH)
-		dr_flush(d, r);
+	else if (r->op == BLK_FLUSH)
+		dr_activity_flush(d, r);
 	else if (r->op == BLK_READ)
 		d->inner.ops->submit(d->inner.self, r);
-	else if (d->dr->waiting || d->dr->pumping || !start(d, r))
+	else if (d->dr->waiting || d->dr->pumping)
 		wait_in_line(d, r);
+	else
+		submit_write(d, r);
 }
 
 static uint64_t filter_capacity(void *self)

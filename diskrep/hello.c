@@ -15,6 +15,7 @@ struct batch {
 	struct diskrep_standby *s;
 	struct rec_sink *sink;
 	uint32_t disk;
+	const struct dr_bits *look; /* NULL: all of it */
 	uint64_t first;
 	uint32_t count;
 	int zero;
@@ -66,6 +67,25 @@ static int add_digest(struct batch *b, struct dr_digest d)
 	return rc;
 }
 
+/* The next chunk that is to be told. */
+static uint64_t next_of(const struct batch *b, uint64_t c)
+{
+	return b->look ? dr_bits_next(b->look, c) : c;
+}
+
+/* What was gathered ends here: chunks up to @c are left out. */
+static int skip_to(struct batch *b, uint64_t c)
+{
+	int rc = 0;
+
+	if (c == b->first + b->count)
+		return 0;
+	if (b->count)
+		rc = tell(b);
+	b->first = c;
+	return rc;
+}
+
 static int tell_disk(struct batch *b, uint8_t *buf)
 {
 	const struct dr_image *img = &b->s->img[b->disk];
@@ -73,8 +93,11 @@ static int tell_disk(struct batch *b, uint8_t *buf)
 	int rc = 0;
 
 	b->first = 0;
-	while (!rc && c < img->chunks) {
-		data = dr_chunk_data(img, c);
+	while (!rc && (c = next_of(b, c)) < img->chunks) {
+		rc = skip_to(b, c);
+		if (rc)
+			break;
+		data = b->look ? c : dr_chunk_data(img, c);
 		if (data > c) {
 			rc = add_zeroes(b, data - c);
 			c = data;
@@ -87,6 +110,8 @@ static int tell_disk(struct batch *b, uint8_t *buf)
 			rc = add_digest(b, dr_digest_of(buf, dr_chunk_len(img, c)));
 		c++;
 	}
+	if (!rc && b->look)
+		rc = skip_to(b, img->chunks);
 	/* Also for a disk without chunks: the other side compares the capacity. */
 	return rc ? rc : tell(b);
 }
@@ -96,16 +121,20 @@ int drs_hello(struct diskrep_standby *s, struct rec_sink *sink, struct err *err)
 	struct batch *b = calloc(1, sizeof(*b));
 	uint8_t *buf = aligned_alloc(4096, DR_CHUNK);
 	uint32_t i = 0;
-	int rc = -ENOMEM;
+	int rc = -ENOMEM, partial;
 
 	if (!b || !buf)
 		goto out;
 	*b = (struct batch){.s = s, .sink = sink};
-	rc = s->n ? 0 : tell(b);
+	rc = drs_resync_hello(s, sink);
+	partial = rc > 0;
+	rc = rc < 0 ? rc : s->n ? 0 : tell(b);
 	for (; !rc && i < s->n; i++) {
 		b->disk = i;
+		b->look = partial ? &s->resync.look[i] : NULL;
 		rc = tell_disk(b, buf);
 	}
+	drs_resync_reset(s);
 out:
 	free(b);
 	free(buf);

@@ -4,47 +4,66 @@
 #include "diskrep/image.h"
 
 #include "hv/base/err.h"
+#include "hv/base/xxh.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/fs.h>
 #include <pthread.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 
 enum { SECTOR = 512 };
 
 static const uint8_t zeroes[DR_CHUNK] __attribute__((aligned(4096)));
 
-struct dr_image dr_image_of(int fd, uint64_t capacity)
+struct dr_image dr_image_of(struct img io, uint64_t capacity)
 {
 	return (struct dr_image){
-		.fd = fd,
+		.io = io,
 		.capacity = capacity,
 		.chunks = capacity / DR_CHUNK + (capacity % DR_CHUNK != 0),
 	};
 }
 
-int dr_image_open(int fd, struct dr_image *img_out, struct err *err)
+int dr_image_open(struct img io, struct dr_image *img_out, struct err *err)
 {
-	struct stat st;
 	uint64_t bytes;
+	int rc = img_size(io, &bytes);
 
-	if (fstat(fd, &st))
-		return err_sys(err, -errno, "disk image");
-	bytes = (uint64_t)st.st_size;
-	if (S_ISBLK(st.st_mode) && ioctl(fd, BLKGETSIZE64, &bytes))
-		return err_sys(err, -errno, "size of the block device");
-	if (!S_ISBLK(st.st_mode) && !S_ISREG(st.st_mode))
-		return err_set(err, -EINVAL,
-			       "disk image: neither a file nor a block device");
-	*img_out = dr_image_of(fd, bytes - bytes % SECTOR);
+	if (rc == -EINVAL)
+		return err_set(err, rc, "disk image: neither a file nor a block device");
+	if (rc)
+		return err_sys(err, rc, "disk image: its size");
+	*img_out = dr_image_of(io, bytes - bytes % SECTOR);
 	return 0;
+}
+
+void dr_image_resize(struct dr_image *img, uint64_t capacity)
+{
+	img->capacity = capacity;
+	img->chunks = dr_image_of(img->io, capacity).chunks;
+}
+
+/* Size, zeroes, flush: until that is done nobody says anything of what is new, so a power cut in between leaves a
+ * larger image with the old disk in it. */
+int dr_image_grow(const struct dr_image *img, uint64_t from, uint64_t bytes)
+{
+	uint64_t has;
+	int rc = img_size(img->io, &has);
+
+	if (!rc && has < bytes) {
+		rc = img_resize(img->io, bytes);
+		/* What a block device says to that. */
+		rc = rc == -EINVAL ? -ENXIO : rc;
+	}
+	if (!rc && from < bytes)
+		rc = img_erase(img->io, from, bytes - from);
+	return rc ? rc : img_sync(img->io);
+}
+
+const char *dr_image_why(int rc)
+{
+	return rc == -ENXIO   ? "its block device is smaller; make that larger first"
+	       : rc == -EFBIG ? "neither its format nor its file system allows that size"
+			      : strerror(-rc);
 }
 
 uint32_t dr_chunk_len(const struct dr_image *img, uint64_t chunk)
@@ -56,32 +75,20 @@ uint32_t dr_chunk_len(const struct dr_image *img, uint64_t chunk)
 
 uint64_t dr_chunk_data(const struct dr_image *img, uint64_t chunk)
 {
-	off_t at = lseek(img->fd, (off_t)(chunk * DR_CHUNK), SEEK_DATA);
+	uint64_t at = img_data(img->io, chunk * DR_CHUNK) / DR_CHUNK;
 
-	if (at < 0)
-		/* ENXIO: nothing but a hole to the end. Else holes are not known here. */
-		return errno == ENXIO ? img->chunks : chunk;
-	return (uint64_t)at / DR_CHUNK < img->chunks ? (uint64_t)at / DR_CHUNK
-						     : img->chunks;
+	return at < img->chunks ? at : img->chunks;
 }
 
 int dr_chunk_load(const struct dr_image *img, uint64_t chunk, uint8_t *buf)
 {
-	uint32_t len = dr_chunk_len(img, chunk), done = 0;
+	uint32_t len = dr_chunk_len(img, chunk);
+	int rc;
 
 	if (dr_chunk_data(img, chunk) > chunk)
 		return 1;
-	while (done < len) {
-		ssize_t r = pread(img->fd, buf + done, len - done,
-				  (off_t)(chunk * DR_CHUNK + done));
-
-		if (r < 0 && errno == EINTR)
-			continue;
-		if (r <= 0)
-			return r ? -errno : -EIO;
-		done += (uint32_t)r;
-	}
-	return !memcmp(buf, zeroes, len);
+	rc = img_read(img->io, buf, len, chunk * DR_CHUNK);
+	return rc ? rc : !memcmp(buf, zeroes, len);
 }
 
 struct dr_digest dr_digest_of(const void *p, uint32_t len)
@@ -115,41 +122,18 @@ struct dr_digest dr_digest_zero(uint32_t len)
 int dr_image_write(const struct dr_image *img, const void *p, uint64_t len,
 		   uint64_t offset)
 {
-	const uint8_t *from = p;
-
-	while (len) {
-		ssize_t r = pwrite(img->fd, from, len, (off_t)offset);
-
-		if (r < 0 && errno == EINTR)
-			continue;
-		if (r <= 0)
-			return r ? -errno : -EIO;
-		from += r;
-		len -= (uint64_t)r;
-		offset += (uint64_t)r;
-	}
-	return 0;
+	return img_write(img->io, p, len, offset);
 }
 
 int dr_image_erase(const struct dr_image *img, uint64_t offset, uint64_t len)
 {
-	int r, rc = 0;
+	return img_erase(img->io, offset, len);
+}
 
-	do
-		r = fallocate(img->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-			      (off_t)offset, (off_t)len);
-	while (r && errno == EINTR);
-	if (!r)
-		return 0;
-	/* No holes here, or not of this alignment: zeroes do the same. */
-	if (errno != EOPNOTSUPP && errno != EINVAL && errno != ENODEV && errno != ENOSYS)
-		return -errno;
-	while (len && !rc) {
-		uint64_t part = len < sizeof(zeroes) ? len : sizeof(zeroes);
+int dr_image_sync(const struct dr_image *img)
+{
+	int rc = img_sync(img->io);
 
-		rc = dr_image_write(img, zeroes, part, offset);
-		offset += part;
-		len -= part;
-	}
-	return rc;
+	/* Nothing was written there, or it cannot be cached. */
+	return rc == -EROFS || rc == -EINVAL ? 0 : rc;
 }

@@ -11,10 +11,11 @@
 
 #include "diskrep/diskrep.h"
 #include "diskrep/wire.h"
+#include "hv/img.h"
 
 struct dr_image {
-	int fd;		   /* borrowed */
-	uint64_t capacity; /* bytes */
+	struct img io;	   /* borrowed */
+	uint64_t capacity; /* of the disk, bytes; the image may have more */
 	uint64_t chunks;
 };
 
@@ -22,9 +23,17 @@ struct dr_digest {
 	uint8_t b[DR_DIGEST_LEN];
 };
 
-struct dr_image dr_image_of(int fd, uint64_t capacity);
-/* Capacity from the file or block device, down to whole sectors. 0 or -errno with @err. */
-int dr_image_open(int fd, struct dr_image *img_out, struct err *err);
+struct dr_image dr_image_of(struct img io, uint64_t capacity);
+/* Capacity from the image itself, down to whole sectors. 0 or -errno with @err. */
+int dr_image_open(struct img io, struct dr_image *img_out, struct err *err);
+
+/* The disk has @capacity bytes from now on, which the image has, too. */
+void dr_image_resize(struct dr_image *img, uint64_t capacity);
+/* Make the image at least @bytes large, and what it has from @from to there zeroes, durably. No I/O may reach beyond
+ * @from meanwhile. -ENXIO: it is a block device that is smaller; or -errno. Blocks on the disk. */
+int dr_image_grow(const struct dr_image *img, uint64_t from, uint64_t bytes);
+/* What is wrong, in words for the operator. @rc: of dr_image_grow(). */
+const char *dr_image_why(int rc);
 
 /* Is [offset, offset + len) inside? Safe for any numbers. */
 static inline int dr_image_has(const struct dr_image *img, uint64_t offset, uint64_t len)
@@ -47,5 +56,7 @@ int dr_image_write(const struct dr_image *img, const void *p, uint64_t len,
 		   uint64_t offset);
 /* The range reads as zeroes afterwards, and is a hole where that is possible. */
 int dr_image_erase(const struct dr_image *img, uint64_t offset, uint64_t len);
+/* What was written before is on stable storage. 0 or -errno: it is not known what the image holds. */
+int dr_image_sync(const struct dr_image *img);
 
 #endif

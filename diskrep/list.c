@@ -79,6 +79,8 @@ void dr_list_release(struct dr_list *l)
 		for (size_t i = 0; i < l->n; i++)
 			blk_data_put(l->e[i].data);
 		l->n = 0;
+		dr_notes_free(l->notes);
+		l->notes = NULL;
 	}
 }
 

@@ -2,6 +2,7 @@
  * part - disks as a participant in checkpoints.
  */
 #include "diskrep/dr.h"
+#include "diskrep/resync.h"
 
 #include "hv/base/err.h"
 #include "remus/participant.h"
@@ -27,6 +28,7 @@ static int capture_first(struct diskrep *dr, struct dr_list *l, struct err *err)
 	}
 	if (!rc) {
 		dr_marks_forget(dr);
+		act_first_epoch(&dr->activity.act);
 		dr->mode = DR_ON;
 	}
 	pthread_mutex_unlock(&dr->lock);
@@ -37,11 +39,13 @@ static int capture_first(struct diskrep *dr, struct dr_list *l, struct err *err)
 static int seal(struct diskrep *dr, struct dr_list *l, uint64_t epoch, struct err *err)
 {
 	struct dr_list *next;
+	int cut = 0;
 
 	pthread_mutex_lock(&dr->lock);
 	next = dr_list_get(dr, epoch + 1);
 	l->epoch = epoch;
 	if (next && !l->lost) {
+		cut = dr_notes_capture(dr, l);
 		dr_list_seal(dr, l);
 		dr->open = next;
 		l = NULL;
@@ -49,7 +53,16 @@ static int seal(struct diskrep *dr, struct dr_list *l, uint64_t epoch, struct er
 	if (l && next)
 		dr_list_recycle(dr, next);
 	pthread_mutex_unlock(&dr->lock);
+	if (cut)
+		dr_notes_cut(dr, epoch);
 	return l ? err_set(err, -ENOMEM, "no memory for what the disks wrote") : 0;
+}
+
+/* Before any state is captured, so that the device's has the new size, too. The machine has stopped already. */
+static int dr_pause(void *self)
+{
+	dr_resize_switch(self, 1);
+	return 0;
 }
 
 static int dr_capture(void *self, uint64_t epoch, struct err *err)
@@ -63,6 +76,10 @@ static int dr_capture(void *self, uint64_t epoch, struct err *err)
 	if (first && !dr->open)
 		dr->open = dr_list_get(dr, epoch);
 	l = dr->mode == DR_OFF ? NULL : dr->open;
+	if (l)
+		l->epoch = epoch;
+	if (l && !first)
+		dr_resize_capture(dr, l);
 	pthread_mutex_unlock(&dr->lock);
 	if (!l)
 		return err_set(err, first ? -ENOMEM : -EPROTO,
@@ -70,6 +87,12 @@ static int dr_capture(void *self, uint64_t epoch, struct err *err)
 			       (unsigned long long)epoch);
 	if (first)
 		rc = capture_first(dr, l, err);
+	else if (dr_redo_capture(dr, l))
+		rc = err_set(
+			err, -EIO,
+			"disks: what writes that failed here have left cannot be sent");
+	else if (dr_verify_capture(dr, l))
+		rc = err_set(err, -EIO, "disks: a chunk to be repaired cannot be read");
 	if (!rc)
 		rc = seal(dr, l, epoch, err);
 	pthread_mutex_lock(&dr->lock);
@@ -102,6 +125,8 @@ static void dr_committed(void *self, uint64_t epoch)
 	int wake;
 
 	pthread_mutex_lock(&dr->lock);
+	dr_verify_committed(dr, epoch);
+	dr_resize_committed(dr, epoch);
 	l = dr_list_take(dr, epoch);
 	wake = l && dr_unstall(dr);
 	pthread_mutex_unlock(&dr->lock);
@@ -111,6 +136,8 @@ static void dr_committed(void *self, uint64_t epoch)
 	pthread_mutex_unlock(&dr->lock);
 	if (wake)
 		dr_wake(dr);
+	dr_durable_committed(dr, epoch);
+	dr_notes_committed(dr, epoch);
 }
 
 /* Nothing more will be committed to this peer; the next one is compared as a whole. */
@@ -127,29 +154,46 @@ static void dr_unlinked(void *self)
 	dr->open = NULL;
 	sealed = dr_list_take(dr, UINT64_MAX);
 	dr->queued = 0;
+	dr->redo = (struct dr_redo){.n = 0};
+	dr_durable_reset(dr);
 	dr_marks_forget(dr);
 	dr_digests_forget(dr);
+	act_unlinked(&dr->activity.act);
+	dr_verify_unlinked(dr);
+	dr_resize_unlinked(dr);
+	dr->verify.committed = 0;
 	wake = dr_unstall(dr);
 	pthread_mutex_unlock(&dr->lock);
 	dr_list_free(open);
 	dr_list_free(sealed);
 	if (wake)
 		dr_wake(dr);
+	dr_notes_unlinked(dr);
+}
+
+static int peer_record(void *self, uint16_t type, const void *p, size_t len,
+		       struct err *err)
+{
+	if (type == DR_REC_NOTE)
+		return dr_notes_record(self, p, len, err);
+	return type == DR_REC_DURABLE ? dr_durable_record(self, p, len, err)
+				      : dr_peer_record(self, type, p, len, err);
 }
 
 static const struct part_ops part_ops = {
 	.name = "disks",
 	.kind = REC_KIND_DISK,
 	.setup = part_no_setup,
+	.greet = dr_greet,
 	.sync_begin = dr_sync_begin,
 	.sync_round = dr_sync_round,
 	.ahead = part_no_ahead,
-	.pause = part_no_pause,
+	.pause = dr_pause,
 	.capture = dr_capture,
 	.resume = part_no_resume,
 	.send = dr_send,
 	.committed = dr_committed,
-	.peer_record = dr_peer_record,
+	.peer_record = peer_record,
 	.unlinked = dr_unlinked,
 	.alone = part_no_event, /* unlinked let everything go already */
 	.teardown = dr_unlinked,

@@ -15,10 +15,15 @@
 
 /* One record, understood: a range of a disk, and its bytes or zeroes. */
 struct change {
-	const struct dr_image *img;
+	const uint64_t *capacity; /* of the disks, where this belongs */
+	struct dr_image img;
 	uint32_t disk;
+	int resize; /* to @len */
 	uint64_t offset, len;
-	const void *bytes; /* NULL: zeroes */
+	const void *bytes;	 /* NULL: zeroes */
+	struct drs_epoch *epoch; /* that it is of; NULL: pre-copy */
+	int lasting;		 /* @bytes are in the epoch's room */
+	size_t packed;		 /* bytes of a block that lies there, too */
 };
 
 static int damaged(struct err *err, const char *what)
@@ -28,14 +33,15 @@ static int damaged(struct err *err, const char *what)
 	return -EBADMSG;
 }
 
-/* Sets c->img, or -EBADMSG and c->img stays NULL. */
+/* Sets c->img, or -EBADMSG. */
 static int image_of(struct diskrep_standby *s, uint32_t disk, struct change *c,
 		    struct err *err)
 {
 	if (disk >= s->n)
 		return damaged(err, "no such disk");
 	c->disk = disk;
-	c->img = &s->img[disk];
+	c->img = dr_image_of(s->img[disk].io,
+			     c->capacity ? c->capacity[disk] : s->img[disk].capacity);
 	return 0;
 }
 
@@ -44,10 +50,15 @@ static int unpack(struct diskrep_standby *s, struct change *c, uint32_t packed,
 		  struct err *err)
 {
 	const char *block = c->bytes;
+	char *to = c->epoch ? dr_room_take(&s->pool, &c->epoch->room, c->len)
+			    : (char *)s->room;
 
-	c->bytes = s->room;
-	if (LZ4_decompress_safe(block, (char *)s->room, (int)packed, (int)c->len) !=
-	    (int)c->len)
+	if (!to)
+		return err_set(err, -ENOMEM, "no memory for a disk write");
+	c->bytes = to;
+	c->packed = c->lasting ? packed : 0;
+	c->lasting = !!c->epoch;
+	if (LZ4_decompress_safe(block, to, (int)packed, (int)c->len) != (int)c->len)
 		return damaged(err, "it cannot be decompressed");
 	return 0;
 }
@@ -89,11 +100,11 @@ static int parse_zero_chunks(struct change *c, uint64_t first, uint32_t count,
 {
 	uint64_t end;
 
-	if (len || !count || first >= c->img->chunks || count > c->img->chunks - first)
+	if (len || !count || first >= c->img.chunks || count > c->img.chunks - first)
 		return damaged(err, "chunks of zeroes outside of the disk");
 	end = first + count - 1;
 	c->offset = first * DR_CHUNK;
-	c->len = end * DR_CHUNK + dr_chunk_len(c->img, end) - c->offset;
+	c->len = end * DR_CHUNK + dr_chunk_len(&c->img, end) - c->offset;
 	c->bytes = NULL;
 	return 0;
 }
@@ -112,10 +123,10 @@ static int parse_chunk(struct diskrep_standby *s, struct reader *r, struct chang
 		return -EBADMSG;
 	if (flags == DR_CHUNK_ZERO)
 		return parse_zero_chunks(c, first, count, len, err);
-	if ((flags && flags != DR_CHUNK_LZ4) || count != 1 || first >= c->img->chunks)
+	if ((flags && flags != DR_CHUNK_LZ4) || count != 1 || first >= c->img.chunks)
 		return damaged(err, "a chunk outside of the disk");
 	c->offset = first * DR_CHUNK;
-	c->len = dr_chunk_len(c->img, first);
+	c->len = dr_chunk_len(&c->img, first);
 	c->bytes = rd_take(r, len);
 	if (len > c->len || (!flags && len != c->len))
 		return damaged(err, "a chunk's length is wrong");
@@ -124,14 +135,24 @@ static int parse_chunk(struct diskrep_standby *s, struct reader *r, struct chang
 
 void drs_epoch_free(struct diskrep_standby *s, struct drs_epoch *e)
 {
-	struct drs_entry *n, *next;
-
-	for (n = e->first; n; n = next) {
-		next = n->next;
-		free(n);
-	}
-	s->staged -= e->cost;
+	dr_room_give(&s->pool, &e->room);
+	dr_notes_free(e->notes);
+	drs_discharge(&s->applier, e->cost);
 	free(e);
+}
+
+static int charge(struct diskrep_standby *s, size_t bytes, struct err *err)
+{
+	int rc = drs_charge(&s->applier, bytes, s->stage_max);
+
+	if (rc == -ENOBUFS)
+		err_set(err, rc,
+			"disk writes that are not committed exceed the buffer of %zu bytes",
+			s->stage_max);
+	else if (rc)
+		err_set(err, rc,
+			"disks: what was acknowledged before could not be written");
+	return rc;
 }
 
 /* The epoch that the record belongs to: the last one until its barrier, or the next. */
@@ -147,19 +168,20 @@ static struct drs_epoch *epoch_of(struct diskrep_standby *s, uint64_t epoch,
 			(unsigned long long)epoch);
 		return NULL;
 	}
-	if (s->staged >= s->stage_max) {
-		err_set(err, -ENOBUFS, "too many epochs are not committed");
+	if (charge(s, sizeof(*e), err))
 		return NULL;
-	}
 	e = calloc(1, sizeof(*e));
 	if (!e) {
+		drs_discharge(&s->applier, sizeof(*e));
 		err_set(err, -ENOMEM, "no memory for the disk writes of an epoch");
 		return NULL;
 	}
 	e->epoch = epoch;
+	for (unsigned i = 0; i < s->n; i++)
+		e->capacity[i] = s->last ? s->last->after[i] : s->img[i].capacity;
+	memcpy(e->after, e->capacity, sizeof(e->after));
 	e->tail = &e->first;
 	e->cost = sizeof(*e);
-	s->staged += e->cost;
 	*s->tail = e;
 	s->tail = &e->next;
 	s->last = e;
@@ -170,25 +192,33 @@ static struct drs_epoch *epoch_of(struct diskrep_standby *s, uint64_t epoch,
 static int stage(struct diskrep_standby *s, struct drs_epoch *e, const struct change *c,
 		 struct err *err)
 {
+	static const uint8_t nothing;
 	uint64_t len = c->bytes ? c->len : 0;
+	uint8_t *copy = NULL;
 	struct drs_entry *n;
+	size_t cost = sizeof(*n) + len + c->packed;
+	int rc = charge(s, cost, err);
 
-	if (s->staged >= s->stage_max || sizeof(*n) + len > s->stage_max - s->staged)
-		return err_set(
-			err, -ENOBUFS,
-			"disk writes that are not committed exceed the buffer of %zu bytes",
-			s->stage_max);
-	n = malloc(sizeof(*n) + len);
-	if (!n)
+	if (rc)
+		return rc;
+	e->cost += cost;
+	n = dr_room_take(&s->pool, &e->room, sizeof(*n));
+	if (len && !c->lasting)
+		copy = dr_room_take(&s->pool, &e->room, len);
+	if (!n || (len && !c->lasting && !copy))
 		return err_set(err, -ENOMEM, "no memory for a disk write");
 	*n = (struct drs_entry){
-		.disk = c->disk, .erase = !c->bytes, .offset = c->offset, .len = c->len};
-	if (len)
-		memcpy(n->bytes, c->bytes, len);
+		.disk = c->disk,
+		.erase = !c->bytes && !c->resize,
+		.resize = c->resize,
+		.offset = c->offset,
+		.len = c->len,
+		.bytes = c->lasting ? c->bytes
+			 : copy	    ? memcpy(copy, c->bytes, len)
+				    : &nothing,
+	};
 	*e->tail = n;
 	e->tail = &n->next;
-	e->cost += sizeof(*n) + len;
-	s->staged += sizeof(*n) + len;
 	return 0;
 }
 
@@ -207,6 +237,41 @@ static int barrier(struct drs_epoch *e, struct reader *r, struct err *err)
 	return 0;
 }
 
+/* The image has room for it, or the primary was never told so. */
+static int parse_resize(struct diskrep_standby *s, struct reader *r, struct change *c,
+			struct err *err)
+{
+	uint32_t disk = rd_u32(r), zero = rd_u32(r);
+	uint64_t has = 0;
+
+	c->len = rd_u64(r);
+	c->resize = 1;
+	if (r->failed || rd_left(r) || zero)
+		return damaged(err, "a new size is not valid");
+	if (image_of(s, disk, c, err))
+		return -EBADMSG;
+	if (img_size(c->img.io, &has) || c->len % DRS_SECTOR ||
+	    c->len <= c->img.capacity || c->len > has)
+		return damaged(err,
+			       "a new size that is none, or that there is no room for");
+	return 0;
+}
+
+/* Of the epoch: which disk is to get room, once it is acked. */
+static int parse_grow(struct diskrep_standby *s, struct drs_epoch *e, struct reader *r,
+		      struct err *err)
+{
+	uint32_t disk = rd_u32(r), zero = rd_u32(r);
+	uint64_t bytes = rd_u64(r);
+
+	if (r->failed || rd_left(r) || zero || disk >= s->n || e->grow_bytes ||
+	    bytes % DRS_SECTOR || bytes <= e->after[disk] || bytes > ACT_CAPACITY_MAX)
+		return damaged(err, "room for a disk that is not valid");
+	e->grow_disk = disk;
+	e->grow_bytes = bytes;
+	return 0;
+}
+
 static int parse(struct diskrep_standby *s, uint16_t type, struct reader *r,
 		 struct change *c, struct err *err)
 {
@@ -222,10 +287,12 @@ static int parse(struct diskrep_standby *s, uint16_t type, struct reader *r,
 	case DR_REC_CHUNK:
 		rc = parse_chunk(s, r, c, err);
 		break;
+	case DR_REC_RESIZE:
+		return parse_resize(s, r, c, err);
 	default:
 		return err_set(err, -EBADMSG, "disk record of unknown type %#x", type);
 	}
-	if (!rc && !dr_image_has(c->img, c->offset, c->len))
+	if (!rc && !dr_image_has(&c->img, c->offset, c->len))
 		return damaged(err, "outside of the disk");
 	return rc;
 }
@@ -234,9 +301,13 @@ static int parse(struct diskrep_standby *s, uint16_t type, struct reader *r,
 static int precopy(struct diskrep_standby *s, uint16_t type, struct reader *r,
 		   struct err *err)
 {
+	static const uint8_t none[DR_BASE_LEN];
 	struct change c = {0};
-	int rc;
+	int rc = drs_resync_record(s, type, r, err);
 
+	/* A greeting comes before the hello that ends the last link. */
+	if (rc <= 0)
+		return rc;
 	if (s->next)
 		return damaged(err, "pre-copy after the first checkpoint began");
 	if (type == DR_REC_ALIVE)
@@ -244,12 +315,41 @@ static int precopy(struct diskrep_standby *s, uint16_t type, struct reader *r,
 	if (type != DR_REC_CHUNK)
 		return damaged(err, "not a chunk, in pre-copy");
 	rc = parse_chunk(s, r, &c, err);
+	rc = rc ? rc : drs_sync_begins(s, none, err);
 	if (rc)
 		return rc;
-	rc = c.bytes ? dr_image_write(c.img, c.bytes, c.len, c.offset)
-		     : dr_image_erase(c.img, c.offset, c.len);
+	rc = c.bytes ? s->io.ops->write(s->io.self, c.disk, c.bytes, c.len, c.offset)
+		     : s->io.ops->erase(s->io.self, c.disk, c.offset, c.len);
 	drs_flusher_kick(&s->flusher, 0);
 	return rc ? err_sys(err, rc, "disk %u: writing the image", c.disk) : 0;
+}
+
+/* Only of an epoch that has begun: the first record of each is looked at before anything is kept for it. */
+void *drs_room(void *self, uint16_t type, uint64_t epoch, size_t len)
+{
+	struct diskrep_standby *s = self;
+	struct drs_epoch *e = s->last;
+	void *to = NULL;
+
+	if (type == DR_REC_WRITE && e && e->epoch == epoch && !e->whole &&
+	    len <= sizeof(struct dr_wire_write) + DR_WRITE_MAX)
+		to = dr_room_take(&s->pool, &e->room, len);
+	s->roomed = to;
+	return to;
+}
+
+static int change(struct diskrep_standby *s, struct drs_epoch *e, uint16_t type,
+		  struct reader *r, int lasting, struct err *err)
+{
+	struct change c = {.capacity = e->capacity, .epoch = e, .lasting = lasting};
+	int rc = parse(s, type, r, &c, err);
+
+	if (!rc && c.resize && e->after[c.disk] != e->capacity[c.disk])
+		rc = damaged(err, "a disk has two new sizes in one epoch");
+	rc = rc ? rc : stage(s, e, &c, err);
+	if (!rc && c.resize)
+		e->after[c.disk] = c.len;
+	return rc;
 }
 
 int drs_record(void *self, uint16_t type, uint64_t epoch, const void *p, size_t len,
@@ -257,20 +357,31 @@ int drs_record(void *self, uint16_t type, uint64_t epoch, const void *p, size_t 
 {
 	struct diskrep_standby *s = self;
 	struct reader r = reader_of(p, len);
-	struct change c = {0};
+	int lasting = p == s->roomed && len;
 	struct drs_epoch *e;
 	int rc;
 
+	s->roomed = NULL;
 	if (epoch == REC_EPOCH_SYNC)
 		return precopy(s, type, &r, err);
 	e = epoch_of(s, epoch, err);
 	if (!e)
 		return err && err->code ? err->code : -EBADMSG;
-	if (type == DR_REC_BARRIER)
+	switch (type) {
+	case DR_REC_BARRIER:
 		return barrier(e, &r, err);
-	rc = parse(s, type, &r, &c, err);
-	if (!rc)
-		rc = stage(s, e, &c, err);
+	case DR_REC_VERIFY:
+		rc = drs_verify_record(s, epoch, &r, err);
+		break;
+	case DR_REC_GROW:
+		rc = parse_grow(s, e, &r, err);
+		break;
+	case DR_REC_NOTE:
+		rc = drs_notes_record(s, e, &r, err);
+		break;
+	default:
+		rc = change(s, e, type, &r, lasting, err);
+	}
 	if (!rc) {
 		e->records++;
 		e->bytes += len;

@@ -3,6 +3,8 @@
  * writes; why no write is lost is told in dr.h.
  */
 #include "diskrep/dr.h"
+#include "diskrep/resync.h"
+#include "diskrep/standby.h"
 
 #include "hv/base/err.h"
 #include "remus/participant.h"
@@ -62,14 +64,44 @@ int dr_sync_behind(const struct diskrep *dr)
 	return dr->dirty_chunks >= (most > BEHIND_MIN ? most : BEHIND_MIN);
 }
 
+/* Under lock. What was marked since the greeting, and so was not told. */
+static void mark_unasked(struct dr_disk *d)
+{
+	struct act *act = &d->dr->activity.act;
+	const struct act_disk *a = &act->disk[d->index];
+	uint64_t w, left;
+
+	if (!d->dr->resync.partial)
+		return;
+	/* The log may know of room that the disk has not got yet. */
+	for (w = 0; w < a->cur.words && w < d->told.words; w++) {
+		left = (a->cur.word[w] | a->old.word[w]) & ~d->told.word[w];
+		for (; left; left &= left - 1) {
+			uint64_t c = w * 64 + (unsigned)__builtin_ctzll(left);
+
+			dr_mark(d, c * DR_CHUNK, dr_chunk_len(&d->img, c));
+			d->dr->resync.unasked++;
+		}
+	}
+}
+
 int dr_sync_begin(void *self, struct rec_sink *sink, struct err *err)
 {
 	struct diskrep *dr = self;
 	int rc = 0;
 
 	dr_compare_end(dr);
+	/* What is still on its way there would be marked by nobody. The link is tried again. */
+	if (dr->heir_of)
+		rc = drs_applier_settled(&dr->heir_of->applier);
+	if (rc)
+		return err_sys(err, rc, "what was taken over is not in the images");
+	rc = dr_base_send(dr, sink, err);
+	if (rc)
+		return rc;
 	pthread_mutex_lock(&dr->lock);
 	dr_marks_forget(dr);
+	dr->sync_sent = 0;
 	if (!dr->peer_told)
 		rc = err_set(err, -EPROTO,
 			     "the standby did not tell what its disks hold");
@@ -82,6 +114,8 @@ int dr_sync_begin(void *self, struct rec_sink *sink, struct err *err)
 		dr_marks_forget(dr);
 	else
 		dr->mode = DR_SYNC;
+	for (uint32_t i = 0; !rc && i < dr->disks; i++)
+		mark_unasked(&dr->disk[i]);
 	pthread_mutex_unlock(&dr->lock);
 	return rc ? rc : dr_compare_begin(dr, err);
 }
@@ -177,6 +211,8 @@ static int sync_disk(struct round *r)
 	int rc = 0;
 
 	for (uint64_t c = 0; !rc && (c = next_marked(r->d, c)) < chunks; c++) {
+		if (!r->dr->rounds)
+			dr_pace(r->dr, DR_CHUNK);
 		(void)dr_unmark(r->d, c); /* only this thread clears now: it was set */
 		rc = sync_chunk(r, c);
 	}
@@ -232,26 +268,40 @@ static int load_kept(const struct dr_disk *d, uint64_t c, uint8_t *buf,
 	return 0;
 }
 
-static int keep_rest(struct diskrep *dr, struct dr_disk *d, struct dr_list *l,
-		     uint8_t *buf)
+/* @buf: DR_CHUNK bytes, aligned. */
+static int keep_chunk(struct dr_disk *d, uint64_t c, struct dr_list *l, uint8_t *buf)
+{
+	struct dr_entry e = {
+		.disk = d->index,
+		.offset = c * DR_CHUNK,
+		.len = dr_chunk_len(&d->img, c),
+	};
+	int rc = load_kept(d, c, buf, &e.data);
+
+	e.op = e.data ? DR_CHUNK_DATA : DR_CHUNK_ZEROES;
+	pthread_mutex_lock(&d->dr->lock);
+	if (!rc)
+		dr_list_add(d->dr, l, &e);
+	pthread_mutex_unlock(&d->dr->lock);
+	blk_data_put(e.data);
+	return rc;
+}
+
+int dr_keep_chunk(struct dr_disk *d, uint64_t c, struct dr_list *l)
+{
+	uint8_t *buf = aligned_alloc(4096, DR_CHUNK);
+	int rc = buf ? keep_chunk(d, c, l, buf) : -ENOMEM;
+
+	free(buf);
+	return rc;
+}
+
+static int keep_rest(struct dr_disk *d, struct dr_list *l, uint8_t *buf)
 {
 	int rc = 0;
 
-	for (uint64_t c = 0; !rc && (c = next_marked(d, c)) < d->img.chunks; c++) {
-		struct dr_entry e = {
-			.disk = d->index,
-			.offset = c * DR_CHUNK,
-			.len = dr_chunk_len(&d->img, c),
-		};
-
-		rc = load_kept(d, c, buf, &e.data);
-		e.op = e.data ? DR_CHUNK_DATA : DR_CHUNK_ZEROES;
-		pthread_mutex_lock(&dr->lock);
-		if (!rc)
-			dr_list_add(dr, l, &e);
-		pthread_mutex_unlock(&dr->lock);
-		blk_data_put(e.data);
-	}
+	for (uint64_t c = 0; !rc && (c = next_marked(d, c)) < d->img.chunks; c++)
+		rc = keep_chunk(d, c, l, buf);
 	return rc;
 }
 
@@ -262,7 +312,7 @@ int dr_sync_rest(struct diskrep *dr, struct dr_list *l, struct err *err)
 	uint32_t i = 0;
 
 	for (; !rc && i < dr->disks; i++)
-		rc = keep_rest(dr, &dr->disk[i], l, buf);
+		rc = keep_rest(&dr->disk[i], l, buf);
 	free(buf);
 	return rc ? err_sys(err, rc, "disk %u: reading what was written last",
 			    i ? i - 1 : 0)

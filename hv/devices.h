@@ -49,6 +49,10 @@ int vnet_tap_write(struct vnet *d, const struct iovec *iov, int n);
 /* Takes @blk. @serial: at most 20 characters, seen by the guest. */
 int vblk_create(struct vm *vm, struct blk blk, const char *serial, int read_only,
 		struct vblk **dev_out, struct err *err);
+/* The disk has @bytes from now on, which its backend has, too; the driver is told. Before any request beyond the
+ * old end is accepted. Device lock. */
+void vblk_resize(struct vblk *d, uint64_t bytes);
+uint64_t vblk_bytes(const struct vblk *d); /* what the guest sees; device lock */
 
 /* Where console bytes go; called under the device lock; must take them all. */
 struct con_out {

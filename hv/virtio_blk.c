@@ -122,12 +122,14 @@ struct vblk {
 
 struct vblk_state {
 	uint32_t flight; /* sections of requests that follow */
+	uint64_t bytes;	 /* the disk; 0: what this host's image has */
 };
 static const struct state_field vblk_fields[] = {
 	STATE_INT(1, 1, struct vblk_state, flight),
+	STATE_INT(2, 2, struct vblk_state, bytes),
 	STATE_END,
 };
-static const struct state_table vblk_table = {"virtio-blk", 1, vblk_fields};
+static const struct state_table vblk_table = {"virtio-blk", 2, vblk_fields};
 
 static const struct state_field req_fields[] = {
 	STATE_INT(1, 1, struct parsed, offset),
@@ -404,7 +406,7 @@ static void vblk_reset(void *self)
 static int vblk_save(void *self, uint32_t instance, struct buf *b)
 {
 	struct vblk *d = self;
-	struct vblk_state s = {.flight = d->n_again - d->at_again};
+	struct vblk_state s = {.flight = d->n_again - d->at_again, .bytes = d->bytes};
 	uint32_t i = 0;
 	struct vreq *q;
 	int rc;
@@ -420,12 +422,33 @@ static int vblk_save(void *self, uint32_t instance, struct buf *b)
 	return rc;
 }
 
+static void set_bytes(struct vblk *d, uint64_t bytes)
+{
+	d->bytes = bytes;
+	d->cfg.capacity = le64_of(bytes / SECTOR);
+}
+
+/* An image that is larger than the guest's disk serves it all the same; the rest is for later. */
+static int load_bytes(struct vblk *d, uint64_t bytes, struct err *err)
+{
+	uint64_t has = d->blk.ops->capacity(d->blk.self);
+
+	if (bytes % SECTOR || bytes > has)
+		return err_set(err, -EBADMSG,
+			       "the disk has %llu bytes, the image here %llu",
+			       (unsigned long long)bytes, (unsigned long long)has);
+	if (bytes)
+		set_bytes(d, bytes);
+	return 0;
+}
+
 static int vblk_load(void *self, uint32_t instance, struct reader *r, struct err *err)
 {
 	struct vblk *d = self;
 	struct vblk_state s = {0};
 	int rc = state_load(r, &vblk_table, instance, &s, err);
 
+	rc = rc ? rc : load_bytes(d, s.bytes, err);
 	if (rc)
 		return rc;
 	if (s.flight > REQS)
@@ -490,6 +513,19 @@ static void fill_cfg(struct vblk *d)
 		.max_zeroes_seg = le32_of(1),
 		.zeroes_may_unmap = 1,
 	};
+}
+
+void vblk_resize(struct vblk *d, uint64_t bytes)
+{
+	if (bytes == d->bytes)
+		return;
+	set_bytes(d, bytes);
+	vpci_config_changed(d->v);
+}
+
+uint64_t vblk_bytes(const struct vblk *d)
+{
+	return d->bytes;
 }
 
 int vblk_create(struct vm *vm, struct blk blk, const char *serial, int read_only,

@@ -167,6 +167,13 @@ void vpci_interrupt(struct vpci *v, unsigned queue)
 	raise_vector(v, v->queue[queue].vector, ISR_QUEUE);
 }
 
+void vpci_config_changed(struct vpci *v)
+{
+	v->regs.generation++;
+	if (v->regs.status & VIRTIO_DRIVER_OK)
+		raise_vector(v, v->regs.config_vector, ISR_CONFIG);
+}
+
 void vpci_broken(struct vpci *v)
 {
 	if (v->regs.status & VIRTIO_NEEDS_RESET)

@@ -60,6 +60,9 @@ void vpci_notify(struct vpci *v, unsigned queue);
 int vpci_kick_fd(const struct vpci *v, unsigned queue);
 int vpci_watch_kick(struct vpci *v, unsigned queue, int on);
 void vpci_interrupt(struct vpci *v, unsigned queue);
+/* The device configuration has changed: a driver that reads it meanwhile reads it again, and one that is ready
+ * is told. */
+void vpci_config_changed(struct vpci *v);
 /* The driver broke the rules: tell it that only a reset helps. */
 void vpci_broken(struct vpci *v);
 

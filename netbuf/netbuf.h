@@ -20,6 +20,7 @@
 #include "netbuf/plug.h"
 #include "remus/participant.h"
 
+struct buf;
 struct err;
 struct loop;
 struct netbuf;
@@ -70,6 +71,13 @@ void netbuf_stats(struct netbuf *nb, struct netbuf_stats *out); /* any thread */
 int netbuf_standby_create(struct netbuf_standby **s_out, struct err *err);
 void netbuf_standby_destroy(struct netbuf_standby *s);
 struct standby_part netbuf_standby_part(struct netbuf_standby *s);
+/* The addresses that the guest speaks from, as the payload of an ADDRS record (wire.h), appended: as of now;
+ * and, on a standby, as of the last applied epoch (receive thread, or no link). 0 or -ENOMEM. */
+int netbuf_said(struct netbuf *nb, struct buf *b);
+int netbuf_standby_said(const struct netbuf_standby *s, struct buf *b);
+/* Take such a table, which somebody else wrote, for netbuf_announce(). 0 or -EBADMSG with @err. */
+int netbuf_standby_hear(struct netbuf_standby *s, const void *p, size_t len,
+			struct err *err);
 /* Any thread. After a failover, output now being this host's: gratuitous ARP, RARP and unsolicited neighbour
  * advertisements for all learned addresses, at once and again after 50, 200, 500, 1000, 2000 ms
  * (timers on the loop). Continues the table in @nb. */

@@ -187,6 +187,7 @@ static const struct part_ops part_ops = {
 	.name = "output",
 	.kind = NB_REC_KIND,
 	.setup = part_no_setup,
+	.greet = part_no_greet,
 	.sync_begin = nb_sync_begin,
 	.sync_round = part_no_sync_round,
 	.ahead = part_no_ahead,
@@ -200,6 +201,14 @@ static const struct part_ops part_ops = {
 	.alone = nb_alone,
 	.teardown = nb_teardown,
 };
+
+int netbuf_said(struct netbuf *nb, struct buf *b)
+{
+	pthread_mutex_lock(&nb->lock);
+	nb_table_encode(&nb->table, b);
+	pthread_mutex_unlock(&nb->lock);
+	return b->failed ? -ENOMEM : 0;
+}
 
 struct part netbuf_part(struct netbuf *nb)
 {

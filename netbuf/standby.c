@@ -3,6 +3,7 @@
  */
 #include "netbuf/standby.h"
 
+#include "hv/base/buf.h"
 #include "hv/base/err.h"
 
 #include <errno.h>
@@ -107,11 +108,24 @@ static const struct standby_part_ops standby_ops = {
 	.room = spart_no_room,
 	.record = nbs_record,
 	.check = nbs_check,
+	.report = spart_no_report,
 	.apply = nbs_apply,
 	.drop = nbs_drop,
 	.activate = nbs_activate,
 	.teardown = part_no_teardown,
 };
+
+int netbuf_standby_said(const struct netbuf_standby *s, struct buf *b)
+{
+	nb_table_encode(&s->table, b);
+	return b->failed ? -ENOMEM : 0;
+}
+
+int netbuf_standby_hear(struct netbuf_standby *s, const void *p, size_t len,
+			struct err *err)
+{
+	return nb_table_decode(&s->table, p, len, err);
+}
 
 int netbuf_standby_create(struct netbuf_standby **s_out, struct err *err)
 {

@@ -27,6 +27,16 @@ enum crash_point {
 	CRASH_ACK_SENT, /* nothing applied */
 	CRASH_APPLYING, /* one participant has applied, the next has not */
 	CRASH_APPLIED,
+	/* a guest that is saved; primary */
+	CRASH_HELD,  /* it stands at the last checkpoint, committed; no file is whole */
+	CRASH_SAVED, /* both files are, nothing is on record */
+	CRASH_ON_RECORD, /* it is on record here, the standby still holds its commit */
+	CRASH_FORGOTTEN, /* the standby has let go of its commit */
+	/* standby */
+	CRASH_COPY_SAVED, /* its file is whole, the primary does not know */
+	/* who resumes it */
+	CRASH_LOADED, /* nothing has changed on disk */
+	CRASH_USED,   /* the file says that it ran, which it has not yet */
 	CRASH_POINTS
 };
 

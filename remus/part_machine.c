@@ -146,6 +146,7 @@ static const struct part_ops mach_ops = {
 	.name = "machine",
 	.kind = REC_KIND_MACHINE,
 	.setup = part_no_setup,
+	.greet = part_no_greet,
 	.sync_begin = part_no_sync_begin,
 	.sync_round = part_no_sync_round,
 	.ahead = part_no_ahead,

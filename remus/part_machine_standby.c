@@ -84,6 +84,7 @@ static const struct standby_part_ops machs_ops = {
 	.room = spart_no_room,
 	.record = machs_record,
 	.check = machs_check,
+	.report = spart_no_report,
 	.apply = machs_apply,
 	.drop = machs_drop,
 	.activate = machs_activate,
@@ -93,6 +94,12 @@ static const struct standby_part_ops machs_ops = {
 struct standby_part mach_standby(struct mach_standby *m)
 {
 	return (struct standby_part){.ops = &machs_ops, .self = m};
+}
+
+const void *mach_standby_state(const struct mach_standby *m, size_t *len_out)
+{
+	*len_out = m->applied.len;
+	return m->applied.data;
 }
 
 int mach_standby_create(struct vm *vm, struct mach_standby **m_out, struct err *err)

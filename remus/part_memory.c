@@ -68,6 +68,7 @@ static const struct part_ops mem_ops = {
 	.name = "memory",
 	.kind = REC_KIND_MEMORY,
 	.setup = part_no_setup,
+	.greet = part_no_greet,
 	.sync_begin = mem_sync_begin,
 	.sync_round = mem_sync_round,
 	.ahead = mem_ahead,

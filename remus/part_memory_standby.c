@@ -13,7 +13,9 @@
 #include "hv/base/err.h"
 #include "hv/base/gang.h"
 #include "hv/base/log.h"
+#include "hv/base/xxh.h"
 #include "hv/gm.h"
+#include "remus/memsave.h"
 #include "remus/stage.h"
 #include "remus/stream.h"
 #include "replication/pagecodec.h"
@@ -24,7 +26,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 enum {
 	WORKERS_MAX = 4,
@@ -41,12 +42,21 @@ struct mem_standby {
 	uint64_t epoch; /* of what comes in */
 	uint32_t *slot; /* for stage_resolve() */
 	int peer_fits;
+	struct memsave *save; /* wants each page before it is written; or NULL */
 	struct gang *gang;
 	atomic_size_t staged, staged_max; /* bytes, to be shown */
 };
 
+/* All that is ever written to memory comes by here. */
+static void about_to_write(struct mem_standby *m, uint64_t page)
+{
+	if (m->save)
+		memsave_touch(m->save, page);
+}
+
 static void apply_one(struct mem_standby *m, const struct staged *s)
 {
+	about_to_write(m, s->index);
 	pc_apply(gm_base(m->gm) + s->index * GM_PAGE, s->change, s->data, s->len);
 }
 
@@ -123,9 +133,12 @@ static int into_ram(void *arg, const struct pc_item *it)
 
 	if (it->change == PC_TWIN)
 		return -EINVAL; /* there is no epoch in which to look */
-	if (it->change != PC_REPLACE || !is_zero(it->data) || !is_hole(m->gm, it->index))
+	if (it->change != PC_REPLACE || !is_zero(it->data) ||
+	    !is_hole(m->gm, it->index)) {
+		about_to_write(m, it->index);
 		pc_apply(gm_base(m->gm) + it->index * GM_PAGE, it->change, it->data,
 			 it->len);
+	}
 	return 0;
 }
 
@@ -299,6 +312,7 @@ static const struct standby_part_ops mems_ops = {
 	.room = mems_room,
 	.record = mems_record,
 	.check = mems_check,
+	.report = spart_no_report,
 	.apply = mems_apply,
 	.drop = mems_drop,
 	.activate = mems_activate,
@@ -337,6 +351,22 @@ int mem_standby_create(struct gm *gm, size_t stage_bytes, struct mem_standby **m
 	}
 	*m_out = m;
 	return 0;
+}
+
+void mem_standby_save(struct mem_standby *m, struct memsave *save)
+{
+	settle(m);
+	if (m->save)
+		memsave_cancel(m->save);
+	m->save = save;
+}
+
+void mem_standby_forget(struct mem_standby *m, const struct memsave *save)
+{
+	if (m->save != save)
+		return;
+	settle(m);
+	m->save = NULL;
 }
 
 void mem_standby_stats(struct mem_standby *m, struct mem_standby_stats *out)

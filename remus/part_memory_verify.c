@@ -12,9 +12,8 @@
 #include "remus/part_memory_priv.h"
 
 #include "hv/base/clock.h"
+#include "hv/base/xxh.h"
 #include "hv/gm.h"
-
-#include <xxhash.h>
 
 /* How many pages are due, of those that are there. */
 static unsigned due(struct mem_part *m)

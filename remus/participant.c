@@ -12,6 +12,11 @@ int part_no_setup(void *self, struct err *err)
 	return 0;
 }
 
+int part_no_greet(void *self, struct rec_sink *s, struct err *err)
+{
+	return 0;
+}
+
 int part_no_sync_begin(void *self, struct rec_sink *s, struct err *err)
 {
 	return 0;
@@ -74,6 +79,11 @@ void *spart_no_room(void *self, uint16_t type, uint64_t epoch, size_t len)
 }
 
 int spart_no_check(void *self, uint64_t epoch, struct err *err)
+{
+	return 0;
+}
+
+int spart_no_report(void *self, struct rec_sink *s)
 {
 	return 0;
 }

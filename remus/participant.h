@@ -5,6 +5,7 @@
  * for each participant in the order of the array:
  *
  *   setup                                  once, when the engine is made
+ *   greet                                  what the standby should know before its hello
  *   sync_begin  sync_round...              guest runs; pre-copy towards an empty standby
  *   ahead(i)                               guest runs; what need not wait for the pause
  *   pause  capture(i)  resume              guest stands still from pause to resume
@@ -26,10 +27,12 @@
  *
  * On the standby, for each participant, in the same order as on the primary (HELLO compares):
  *
+ *   record...                              what the primary greets with
  *   hello                                  what the primary should know before it syncs
  *   room  record...                        stage, verify; touch neither RAM nor image for an
  *                                          epoch (REC_EPOCH_SYNC records may go straight in)
  *   check(i)                               END(i) came: is all of it here? no effect outside
+ *   report                                 before ACK(i) goes: records of its own to the primary
  *   apply(i)                               after ACK(i) was sent: only forward from here
  *   drop                                   forget what belongs to epochs not acked
  *   activate                               after drop and the last apply: ready to run; in
@@ -70,6 +73,9 @@ struct part_ops {
 	const char *name;
 	uint8_t kind; /* enum rec_kind: the peer's records of this kind come to peer_record */
 	int (*setup)(void *self, struct err *err);
+	/* Sender thread. A link was made: records of REC_EPOCH_SYNC, which the standby gets before its
+	 * own hello. */
+	int (*greet)(void *self, struct rec_sink *s, struct err *err);
 	/* Sender thread. A new, empty peer: forget what the last one had. */
 	int (*sync_begin)(void *self, struct rec_sink *s, struct err *err);
 	/* Sender thread, guest running. Send what changed; *left_out = bytes changed meanwhile. */
@@ -109,6 +115,8 @@ struct standby_part_ops {
 	int (*record)(void *self, uint16_t type, uint64_t epoch, const void *p,
 		      size_t len, struct err *err);
 	int (*check)(void *self, uint64_t epoch, struct err *err);
+	/* Nothing that takes long. A failure is the link's, the ack stays decided. */
+	int (*report)(void *self, struct rec_sink *s);
 	int (*apply)(void *self, uint64_t epoch, struct err *err);
 	void (*drop)(void *self);
 	int (*activate)(void *self, struct err *err);
@@ -122,6 +130,7 @@ struct standby_part {
 
 /* Stubs for what a participant has no use for. */
 int part_no_setup(void *self, struct err *err);
+int part_no_greet(void *self, struct rec_sink *s, struct err *err);
 int part_no_sync_begin(void *self, struct rec_sink *s, struct err *err);
 int part_no_sync_round(void *self, struct rec_sink *s, uint64_t *left_out,
 		       struct err *err);
@@ -137,6 +146,7 @@ void part_no_teardown(void *self);
 int spart_no_hello(void *self, struct rec_sink *s, struct err *err);
 void *spart_no_room(void *self, uint16_t type, uint64_t epoch, size_t len);
 int spart_no_check(void *self, uint64_t epoch, struct err *err);
+int spart_no_report(void *self, struct rec_sink *s);
 int spart_no_apply(void *self, uint64_t epoch, struct err *err);
 int spart_no_activate(void *self, struct err *err);
 

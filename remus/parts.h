@@ -12,6 +12,7 @@
 struct err;
 struct gm;
 struct mem_part;
+struct memsave;
 struct mem_standby;
 struct mach_part;
 struct mach_standby;
@@ -36,6 +37,11 @@ void mem_part_destroy(struct mem_part *m);
 int mem_standby_create(struct gm *gm, size_t stage_bytes, struct mem_standby **m_out,
 		       struct err *err);
 struct standby_part mem_standby(struct mem_standby *m);
+/* Bring memory to the last applied epoch; from then on @save (memsave.h; borrowed) is told of each page
+ * before it is written, until it is forgotten. One that was told before is cancelled. Receive thread, or when there is
+ * no link; both. */
+void mem_standby_save(struct mem_standby *m, struct memsave *save);
+void mem_standby_forget(struct mem_standby *m, const struct memsave *save);
 /* Bytes of memory taken by what is staged and not yet applied: now, at most so far, and the bound. */
 struct mem_standby_stats {
 	size_t staged, staged_max, limit;
@@ -53,6 +59,9 @@ void mach_part_destroy(struct mach_part *m);
 /* Keeps the last applied state; activate loads it into @vm (vm_load). */
 int mach_standby_create(struct vm *vm, struct mach_standby **m_out, struct err *err);
 struct standby_part mach_standby(struct mach_standby *m);
+/* The state of the last applied checkpoint; borrowed, until the next is applied. Receive thread, or when
+ * there is no link. */
+const void *mach_standby_state(const struct mach_standby *m, size_t *len_out);
 void mach_standby_destroy(struct mach_standby *m);
 
 #endif

@@ -91,7 +91,7 @@ static uint64_t next_epoch(struct primary *p, uint64_t now)
 		.output_since = atomic_load(&p->requested),
 		.inflight = (unsigned)(l->captured - l->acked),
 		.max_inflight = p->cfg.max_inflight,
-		.hurry = l->finishing,
+		.hurry = l->finishing || l->holding,
 	};
 	return sched_next(&s, &p->control, &p->control_cfg);
 }
@@ -163,6 +163,7 @@ static void *epoch_main(void *arg)
 	while (!p->stop)
 		step(p);
 	pthread_mutex_unlock(&p->lock);
+	hold_end(p);
 	if (p->link) {
 		link_fail(p->link, "the engine ends");
 		link_close(p);

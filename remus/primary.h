@@ -82,6 +82,19 @@ int primary_alone(struct primary *p, uint64_t term, struct err *err);
 int primary_between(struct primary *p, int (*fn)(void *arg), void *arg);
 /* The guest has ended in good order: commit a last checkpoint, tell the standby BYE, detach. */
 int primary_finish(struct primary *p, unsigned timeout_ms);
+/* Stop the guest at a checkpoint and keep it there. @fn (epoch thread, the guest stands; @epoch: UINT64_MAX
+ * when alone) may look at it, and calls it off by what it returns. Protected: that is the last checkpoint,
+ * committed by the standby and its output released when this returns, and the standby was told to save
+ * it. A link that syncs is given up first. 0, or -errno with @err: the guest runs on. Then one of the three
+ * below. Pings, fence and detach are served meanwhile; reboot, stop and the like wait. */
+int primary_hold(struct primary *p, int (*fn)(void *arg, uint64_t epoch), void *arg,
+		 unsigned timeout_ms, struct err *err);
+/* Has the standby saved it? 0; 1: there is none; -errno: no. */
+int primary_hold_wait(struct primary *p, unsigned timeout_ms);
+/* It is saved: the standby may forget its commit. The guest stands for good. 0, or -errno: it could not be told. */
+int primary_hold_done(struct primary *p, unsigned timeout_ms);
+/* The guest goes on. */
+void primary_hold_end(struct primary *p);
 /* Pause for good, drop nothing yet: participants' teardown does. Any thread. */
 void primary_fence(struct primary *p, uint64_t term);
 /* When the freeze watch was last asked about an ack, before it answered: what is committed in

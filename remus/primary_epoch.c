@@ -39,6 +39,8 @@ void epoch_pause_for_good(struct primary *p)
 {
 	int rc;
 
+	if (p->held) /* it stands already, and nobody will let it go */
+		return;
 	for (unsigned i = 0; i < p->n; i++) {
 		rc = p->part[i].ops->pause(p->part[i].self);
 		if (rc)
@@ -96,7 +98,8 @@ static int checkpoint(struct primary *p, uint64_t epoch, struct epoch_times *t,
 	rc = capture_all(p, epoch, t, pages, err);
 	t->captured = clock_mono_ns();
 	crash_at(CRASH_CAPTURED, epoch);
-	epoch_resume(p);
+	if (rc || !p->hold || hold_here(p, epoch))
+		epoch_resume(p);
 	t->resumed = clock_mono_ns();
 	return rc;
 }
@@ -107,7 +110,7 @@ static void hand_over(struct link *l, uint64_t epoch, uint64_t captured_ns,
 	pthread_mutex_lock(&l->p->lock);
 	l->flight[epoch % PRI_INFLIGHT_MAX] = (struct flight){captured_ns, pages};
 	l->captured = epoch + 1;
-	if (l->finishing)
+	if (l->finishing || l->holding)
 		l->last = epoch + 1;
 	pthread_cond_signal(&l->to_sender);
 	pthread_mutex_unlock(&l->p->lock);

@@ -21,7 +21,8 @@ static void take_term(struct primary *p, uint64_t term)
 	log_set_term(term);
 }
 
-static int command(struct primary *p, int (*run)(struct primary *p, void *arg), void *arg)
+int primary_command(struct primary *p, int (*run)(struct primary *p, void *arg),
+		    void *arg)
 {
 	struct command c = {.run = run, .arg = arg};
 
@@ -46,11 +47,11 @@ static int do_attach(struct primary *p, void *arg)
 {
 	struct attach *a = arg;
 
-	if (p->state != PRI_ALONE) {
+	if (p->state != PRI_ALONE || p->held) {
 		tp_close(a->tp);
 		return err_set(a->err, -EBUSY,
 			       "the primary of \"%s\" is %s: no standby now", p->vm,
-			       primary_state_name(p->state));
+			       p->held ? "being saved" : primary_state_name(p->state));
 	}
 	if (a->term < p->term) {
 		tp_close(a->tp);
@@ -67,7 +68,7 @@ int primary_attach(struct primary *p, struct tp *tp, uint64_t term, struct err *
 	struct err own = {0};
 	struct attach a = {.tp = tp, .term = term, .err = err ? err : &own};
 
-	return command(p, do_attach, &a);
+	return primary_command(p, do_attach, &a);
 }
 
 static int do_detach(struct primary *p, void *arg)
@@ -81,7 +82,7 @@ static int do_detach(struct primary *p, void *arg)
 
 void primary_detach(struct primary *p, const char *why)
 {
-	(void)command(p, do_detach, (void *)why); /* cannot fail */
+	(void)primary_command(p, do_detach, (void *)why); /* cannot fail */
 }
 
 struct alone {
@@ -114,12 +115,13 @@ int primary_alone(struct primary *p, uint64_t term, struct err *err)
 {
 	struct alone a = {.term = term, .err = err};
 
-	return command(p, do_alone, &a);
+	return primary_command(p, do_alone, &a);
 }
 
 struct between {
 	int (*fn)(void *arg);
 	void *arg;
+	int held; /* not done: the guest is held */
 };
 
 static int do_between(struct primary *p, void *arg)
@@ -129,6 +131,9 @@ static int do_between(struct primary *p, void *arg)
 
 	if (p->state == PRI_FENCED)
 		return -EPERM;
+	b->held = p->held;
+	if (b->held)
+		return 0;
 	rc = epoch_pause(p);
 	if (rc)
 		return rc;
@@ -140,8 +145,13 @@ static int do_between(struct primary *p, void *arg)
 int primary_between(struct primary *p, int (*fn)(void *arg), void *arg)
 {
 	struct between b = {.fn = fn, .arg = arg};
+	int rc;
 
-	return command(p, do_between, &b);
+	do {
+		hold_await_end(p);
+		rc = primary_command(p, do_between, &b);
+	} while (b.held);
+	return rc;
 }
 
 static int do_fence(struct primary *p, void *arg)
@@ -162,7 +172,7 @@ static int do_fence(struct primary *p, void *arg)
 
 void primary_fence(struct primary *p, uint64_t term)
 {
-	(void)command(p, do_fence, &term); /* cannot fail */
+	(void)primary_command(p, do_fence, &term); /* cannot fail */
 }
 
 enum { FINISH_WAIT = 1 };
@@ -170,6 +180,8 @@ enum { FINISH_WAIT = 1 };
 /* 0: nothing to tell anybody. FINISH_WAIT: a last checkpoint is on its way. */
 static int do_finish(struct primary *p, void *arg)
 {
+	if (p->held)
+		return -EAGAIN;
 	switch (p->state) {
 	case PRI_ALONE:
 		return 0;
@@ -210,8 +222,12 @@ static int finish_wait(struct primary *p, unsigned timeout_ms)
 
 int primary_finish(struct primary *p, unsigned timeout_ms)
 {
-	int rc = command(p, do_finish, NULL);
+	int rc;
 
+	do {
+		hold_await_end(p);
+		rc = primary_command(p, do_finish, NULL);
+	} while (rc == -EAGAIN);
 	if (rc != FINISH_WAIT)
 		return rc;
 	rc = finish_wait(p, timeout_ms);

@@ -33,6 +33,13 @@ struct command {
 	struct command *next;
 };
 
+/* The wish to hold the guest, on the stack of who wishes it. */
+struct hold {
+	int (*fn)(void *arg, uint64_t epoch);
+	void *arg;
+	int rc; /* what became of it */
+};
+
 /* What is kept of an epoch in flight, by its number modulo PRI_INFLIGHT_MAX. */
 struct flight {
 	uint64_t captured_ns, pages;
@@ -54,6 +61,9 @@ struct link {
 	int synced;		    /* pre-copy is done: checkpoint 0 may be captured */
 	int armed_maybe;	    /* ARMED may have left this host */
 	int finishing;		    /* the next epoch is the last */
+	int holding;		    /* likewise, and after it the guest stands still */
+	int let_go;		    /* it is saved: BYE may go */
+	int save_sent, peer_saved;  /* SAVE left; SAVED came: 1, or -1: it failed */
 	uint64_t last;		    /* that one's number + 1, once captured */
 	int bye_done; /* the standby knows that there is nothing to take over */
 	int receiver_done;
@@ -87,6 +97,8 @@ struct primary {
 	struct link *link; /* NULL: none. Set and freed by the epoch thread */
 	struct command *cmd_head, **cmd_tail;
 	int stop;
+	int held; /* the guest stands still until it is let go; written by the epoch thread */
+	struct hold *hold; /* of the checkpoint at which it will; epoch thread */
 
 	pthread_mutex_t stats_lock;
 	struct primary_stats stats;
@@ -106,6 +118,21 @@ void epoch_resume(struct primary *p);
 void epoch_pause_for_good(struct primary *p);
 /* One checkpoint, and hand it to the sender. A failure gives up the link. */
 void epoch_run(struct primary *p, struct link *l);
+
+/* primary_ops.c: serve @run on the epoch thread between two epochs, and wait for it. */
+int primary_command(struct primary *p, int (*run)(struct primary *p, void *arg),
+		    void *arg);
+/* primary_hold.c. Any thread: until the guest is not held. */
+void hold_await_end(struct primary *p);
+/* Epoch thread, in the pause, captured: 0: it stays held. */
+int hold_here(struct primary *p, uint64_t epoch);
+/* Epoch thread: the guest goes on, if it was held. */
+void hold_end(struct primary *p);
+/* Sender, behind the last epoch: say SAVE, wait. 1: the guest goes on, 0: it is over, or -errno. */
+int hold_serve(struct link *l, uint64_t epoch, struct err *err);
+
+/* primary_send.c; sender */
+int link_say(struct link *l, uint16_t type, uint64_t epoch, struct err *err);
 
 /* primary_link.c */
 /* Takes @tp also when it fails. Epoch thread. */

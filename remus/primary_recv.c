@@ -85,6 +85,8 @@ static int on_ack(struct link *l, const struct rec *r, struct err *err)
 	pthread_mutex_lock(&p->lock);
 	control_commit(&p->control, took);
 	l->acked = epoch + 1;
+	if (l->holding)
+		pthread_cond_signal(&l->to_sender);
 	pthread_cond_signal(&p->wake);
 	pthread_mutex_unlock(&p->lock);
 	crash_at(CRASH_RELEASED, epoch);
@@ -120,15 +122,31 @@ static int on_bye(struct link *l, const struct rec *r, struct err *err)
 	return ok ? 0 : err_set(err, -EPROTO, "BYE before the last epoch was acked");
 }
 
+static int on_saved(struct link *l, const struct rec *r, struct err *err)
+{
+	struct primary *p = l->p;
+	struct saved_wire w;
+	int ok;
+
+	memcpy(&w, r->payload, sizeof(w));
+	pthread_mutex_lock(&p->lock);
+	/* The answer to a question that was called off is of no interest. */
+	ok = l->save_sent || r->epoch + 1 <= l->acked;
+	if (l->save_sent && l->last == r->epoch + 1)
+		l->peer_saved = le32_get(w.failed) ? -1 : 1;
+	pthread_cond_broadcast(&p->done);
+	pthread_mutex_unlock(&p->lock);
+	return ok ? 0 : err_set(err, -EPROTO, "SAVED, and nobody asked");
+}
+
 static const struct record {
 	uint16_t type;
 	uint32_t len; /* of the payload, exactly */
 	int (*fn)(struct link *l, const struct rec *r, struct err *err);
 } controls[] = {
-	{CTL_SYNC, sizeof(struct sync_wire), on_sync},
-	{CTL_ACK, 0, on_ack},
-	{CTL_FENCED, sizeof(struct fenced_wire), on_fenced},
-	{CTL_BYE, 0, on_bye},
+	{CTL_SYNC, sizeof(struct sync_wire), on_sync},	     {CTL_ACK, 0, on_ack},
+	{CTL_FENCED, sizeof(struct fenced_wire), on_fenced}, {CTL_BYE, 0, on_bye},
+	{CTL_SAVED, sizeof(struct saved_wire), on_saved},
 };
 
 static int unknown(const struct rec *r, struct err *err)

@@ -33,6 +33,17 @@ static int sink_put(struct rec_sink *base, uint16_t type, uint64_t epoch,
 	return rc;
 }
 
+/* @t: NULL while syncing. */
+static struct sink sink_of(struct link *l, const struct part *part, uint64_t epoch,
+			   struct tally *t)
+{
+	return (struct sink){.base.put = sink_put,
+			     .link = l,
+			     .tally = t,
+			     .epoch = epoch,
+			     .kind = part->ops->kind};
+}
+
 static int send_control(struct link *l, uint16_t type, uint64_t epoch,
 			const void *payload, size_t len, struct err *err)
 {
@@ -49,12 +60,39 @@ static int flush(struct link *l, struct err *err)
 	return rc ? err_sys(err, rc, "sending to the standby") : 0;
 }
 
+/* A participant's failure: its own story if it told one. */
+static int part_failed(const struct part *part, int rc, const char *doing,
+		       struct err *err)
+{
+	if (!err->code)
+		return err_sys(err, rc, "%s: %s", part->ops->name, doing);
+	err_ctx(err, "%s: %s", part->ops->name, doing);
+	return rc;
+}
+
+static int greet(struct link *l, struct err *err)
+{
+	struct sync_wire all_said = {0};
+
+	for (unsigned i = 0; i < l->p->n; i++) {
+		const struct part *part = &l->p->part[i];
+		struct sink s = sink_of(l, part, REC_EPOCH_SYNC, NULL);
+		int rc = part->ops->greet(part->self, &s.base, err);
+
+		if (rc)
+			return part_failed(part, rc, "greeting the standby", err);
+	}
+	return send_control(l, CTL_SYNC, REC_EPOCH_SYNC, &all_said, sizeof(all_said),
+			    err);
+}
+
 static int say_hello(struct link *l, struct err *err)
 {
 	struct primary *p = l->p;
 	int rc;
 
 	rc = send_control(l, CTL_HELLO, 0, &l->hello, sizeof(l->hello), err);
+	rc = rc ? rc : greet(l, err);
 	if (!rc)
 		rc = flush(l, err);
 	if (rc)
@@ -67,24 +105,11 @@ static int say_hello(struct link *l, struct err *err)
 	return rc;
 }
 
-/* A participant's failure: its own story if it told one. */
-static int part_failed(const struct part *part, int rc, const char *doing,
-		       struct err *err)
-{
-	if (!err->code)
-		return err_sys(err, rc, "%s: %s", part->ops->name, doing);
-	err_ctx(err, "%s: %s", part->ops->name, doing);
-	return rc;
-}
-
 static int sync_begin(struct link *l, struct err *err)
 {
 	for (unsigned i = 0; i < l->p->n; i++) {
 		const struct part *part = &l->p->part[i];
-		struct sink s = {.base.put = sink_put,
-				 .link = l,
-				 .epoch = REC_EPOCH_SYNC,
-				 .kind = part->ops->kind};
+		struct sink s = sink_of(l, part, REC_EPOCH_SYNC, NULL);
 		int rc = part->ops->sync_begin(part->self, &s.base, err);
 
 		if (rc)
@@ -102,10 +127,7 @@ static int sync_round(struct link *l, unsigned round, uint64_t *left_out, struct
 	*left_out = 0;
 	for (unsigned i = 0; i < l->p->n; i++) {
 		const struct part *part = &l->p->part[i];
-		struct sink s = {.base.put = sink_put,
-				 .link = l,
-				 .epoch = REC_EPOCH_SYNC,
-				 .kind = part->ops->kind};
+		struct sink s = sink_of(l, part, REC_EPOCH_SYNC, NULL);
 
 		left = 0;
 		rc = part->ops->sync_round(part->self, &s.base, &left, err);
@@ -115,6 +137,13 @@ static int sync_round(struct link *l, unsigned round, uint64_t *left_out, struct
 	}
 	w.left = le64_of(*left_out);
 	rc = send_control(l, CTL_SYNC, REC_EPOCH_SYNC, &w, sizeof(w), err);
+	return rc ? rc : flush(l, err);
+}
+
+int link_say(struct link *l, uint16_t type, uint64_t epoch, struct err *err)
+{
+	int rc = send_control(l, type, epoch, NULL, 0, err);
+
 	return rc ? rc : flush(l, err);
 }
 
@@ -152,9 +181,12 @@ static int precopy(struct link *l, struct err *err)
 	return 0;
 }
 
+/* What follows an epoch. */
+enum last { LAST_NOT, LAST_BYE, LAST_HELD };
+
 /* 1 once epoch @epoch is captured; 0 when there is nothing more to send. */
 static int wait_captured(struct link *l, uint64_t epoch, uint64_t *pages_out,
-			 int *last_out)
+			 enum last *last_out)
 {
 	struct primary *p = l->p;
 	int go;
@@ -163,7 +195,7 @@ static int wait_captured(struct link *l, uint64_t epoch, uint64_t *pages_out,
 	while (l->captured <= epoch && !l->ended)
 		pthread_cond_wait(&l->to_sender, &p->lock);
 	*pages_out = l->flight[epoch % PRI_INFLIGHT_MAX].pages;
-	*last_out = l->last == epoch + 1;
+	*last_out = l->last != epoch + 1 ? LAST_NOT : l->holding ? LAST_HELD : LAST_BYE;
 	go = !l->ended;
 	pthread_mutex_unlock(&p->lock);
 	return go;
@@ -174,11 +206,7 @@ static int send_parts(struct link *l, uint64_t epoch, struct tally *t, uint64_t 
 {
 	for (unsigned i = 0; i < l->p->n; i++) {
 		const struct part *part = &l->p->part[i];
-		struct sink s = {.base.put = sink_put,
-				 .link = l,
-				 .tally = t,
-				 .epoch = epoch,
-				 .kind = part->ops->kind};
+		struct sink s = sink_of(l, part, epoch, t);
 		int rc = part->ops->send(part->self, epoch, &s.base, err);
 
 		*saved += s.base.saved;
@@ -200,7 +228,7 @@ static int send_armed(struct link *l, struct err *err)
 }
 
 /* The ack can be here before rec_send() is back, so END counts as sent before it is. */
-static int send_end(struct link *l, uint64_t epoch, const struct tally *t, int last,
+static int send_end(struct link *l, uint64_t epoch, const struct tally *t, enum last last,
 		    struct err *err)
 {
 	struct end_wire end[STREAM_PARTS_MAX];
@@ -211,7 +239,7 @@ static int send_end(struct link *l, uint64_t epoch, const struct tally *t, int l
 	l->end_begun = epoch + 1;
 	pthread_mutex_unlock(&l->p->lock);
 	rc = send_control(l, CTL_END, epoch, end, len, err);
-	if (!rc && last)
+	if (!rc && last == LAST_BYE)
 		rc = send_control(l, CTL_BYE, epoch, NULL, 0, err);
 	return rc ? rc : flush(l, err);
 }
@@ -230,7 +258,7 @@ static uint64_t raw_bytes(const struct primary *p, const struct tally *t, uint64
 }
 
 static int send_epoch(struct link *l, uint64_t epoch, struct tally *t, uint64_t pages,
-		      int last, struct err *err)
+		      enum last last, struct err *err)
 {
 	uint64_t start = clock_mono_ns(), bytes = 0, saved = 0;
 	int rc;
@@ -255,14 +283,20 @@ static int send_all(struct link *l, struct err *err)
 {
 	struct tally tally;
 	uint64_t epoch = 0, pages;
-	int last = 0, rc;
+	enum last last = LAST_NOT;
+	int rc, more = 1;
 
 	rc = say_hello(l, err);
 	if (!rc)
 		rc = precopy(l, err);
 	tally_init(&tally, l->p->kind, l->p->n);
-	for (; !rc && !last && wait_captured(l, epoch, &pages, &last); epoch++)
+	for (; !rc && more && wait_captured(l, epoch, &pages, &last); epoch++) {
 		rc = send_epoch(l, epoch, &tally, pages, last, err);
+		more = last == LAST_NOT;
+		if (!rc && last == LAST_HELD)
+			more = rc = hold_serve(l, epoch, err);
+		rc = rc < 0 ? rc : 0;
+	}
 	return rc;
 }
 

@@ -86,6 +86,32 @@ int standby_say_fenced(struct standby *s, uint64_t term)
 	return rc;
 }
 
+int standby_say_saved(struct standby *s, uint64_t epoch, int failed)
+{
+	struct saved_wire w = {.failed = le32_of(failed ? 1 : 0)};
+	struct iovec v = {.iov_base = &w, .iov_len = sizeof(w)};
+	int rc;
+
+	/* Before it is said: the BYE that follows from it may come at once. */
+	pthread_mutex_lock(&s->lock);
+	s->saved = failed ? 0 : epoch + 1;
+	pthread_mutex_unlock(&s->lock);
+	pthread_mutex_lock(&s->send_lock);
+	rc = rec_send(&s->rs, CTL_SAVED, epoch, &v, 1);
+	rc = rc ? rc : rec_flush(&s->rs);
+	pthread_mutex_unlock(&s->send_lock);
+	return rc;
+}
+
+void standby_saved(struct standby *s, uint64_t epoch, int rc)
+{
+	/* So that the link is not ended and freed meanwhile. */
+	pthread_mutex_lock(&s->ctl);
+	if (s->tp && standby_say_saved(s, epoch, rc))
+		log_info("%s: the primary could not be told what was saved", s->vm);
+	pthread_mutex_unlock(&s->ctl);
+}
+
 /* End the link, if there is one; @why is told if it still was up. Under ctl. */
 static void link_end(struct standby *s, const char *why)
 {
@@ -143,10 +169,10 @@ static void link_init(struct standby *s, struct tp *tp, uint64_t term)
 	s->tp = tp;
 	rec_stream_init(&s->rs, tp, term);
 	tally_init(&s->tally, s->kind, s->n);
-	s->hello_seen = s->armed = s->in_epochs = s->bye = 0;
+	s->hello_seen = s->greeted = s->armed = s->in_epochs = s->bye = 0;
 	pthread_mutex_lock(&s->lock);
 	s->term = term;
-	s->acked = s->applied = 0;
+	s->acked = s->applied = s->saved = 0;
 	s->broken = 0;
 	s->why[0] = 0;
 	pthread_mutex_unlock(&s->lock);

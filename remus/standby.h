@@ -27,11 +27,17 @@ const char *standby_state_name(enum standby_state s);
 struct standby_config {
 	const char *vm;
 	/* At each change of state, on the standby's threads; must not call the engine. @bye: the
-	 * primary ended the guest in good order, there is nothing to take over. */
+	 * primary ended the guest in good order, there is nothing to take over; STANDBY_BYE_SAVED: it is
+	 * saved, here too. */
 	void (*on_state)(void *arg, enum standby_state s, uint64_t term, int bye,
 			 const char *why);
+	/* Receive thread; NULL: this host cannot. @epoch is applied, and nothing comes until the answer
+	 * or until the primary gave it up: begin to save the guest as it is now, and answer by
+	 * standby_saved(). Must not call the engine. 0, or -errno: that is the answer. */
+	int (*on_save)(void *arg, uint64_t epoch);
 	void *arg;
 };
+enum { STANDBY_BYE_SAVED = 2 };
 
 struct standby_stats {
 	enum standby_state state;
@@ -52,6 +58,8 @@ void standby_detach(struct standby *s, const char *why);
  * finishes applying the last acked checkpoint, discards the rest. 0: ACTIVE, the machine may
  * be loaded and run. -EPERM when not READY or LOST: a standby without a commit never runs. */
 int standby_activate(struct standby *s, uint64_t term, struct err *err);
+/* What became of the save of @epoch: 0: it is on stable storage. Any thread but the engine's own. */
+void standby_saved(struct standby *s, uint64_t epoch, int rc);
 void standby_stats(struct standby *s, struct standby_stats *out);
 
 #endif

@@ -37,9 +37,9 @@ struct standby {
 
 	/* Receive thread only. */
 	struct tally tally;
-	int hello_seen;
-	int armed;     /* the primary holds its output */
-	int in_epochs; /* pre-copy is over for good */
+	int hello_seen, greeted; /* the peer's HELLO, its first SYNC */
+	int armed;		 /* the primary holds its output */
+	int in_epochs;		 /* pre-copy is over for good */
 	int bye;
 
 	pthread_mutex_t lock;
@@ -49,6 +49,8 @@ struct standby {
 	uint64_t granted;	 /* acks nothing of a term below this */
 	uint64_t acked, applied; /* counts: the next epoch to be so treated */
 	uint64_t bytes_received;
+	uint64_t
+		saved; /* epoch that this host has saved, and the primary was told; a count */
 	int broken; /* an acked checkpoint could not be applied, or is damaged */
 	int farewell_done;
 	char why[ERR_MSG_MAX]; /* why an operator ended the link; empty: nobody did */
@@ -60,6 +62,9 @@ void standby_set_state(struct standby *s, enum standby_state st, int bye,
 		       const char *why);
 /* Tell the peer that @term holds now. Any thread; as long as the transport's send takes. */
 int standby_say_fenced(struct standby *s, uint64_t term);
+
+/* Say what became of the save of @epoch. Any thread; 0 or -errno. */
+int standby_say_saved(struct standby *s, uint64_t epoch, int rc);
 
 /* standby_recv.c */
 void *standby_receiver(void *arg);

@@ -66,7 +66,6 @@ static int say_all_hello(struct standby *s, struct err *err)
 /* Our own HELLO goes out before theirs is judged, so that both can say what does not fit. */
 static int on_hello(struct standby *s, const struct rec *r, struct err *err)
 {
-	struct sync_wire ready = {0};
 	int rc;
 
 	if (s->hello_seen)
@@ -75,23 +74,34 @@ static int on_hello(struct standby *s, const struct rec *r, struct err *err)
 	rc = send_control(s, CTL_HELLO, 0, &s->hello, sizeof(s->hello), err);
 	if (!rc)
 		rc = hello_check(&s->hello, r->payload, r->len, err);
-	if (!rc)
-		rc = say_all_hello(s, err);
-	if (!rc)
-		rc = send_control(s, CTL_SYNC, REC_EPOCH_SYNC, &ready, sizeof(ready),
-				  err);
 	return rc;
 }
 
-static int on_sync(struct standby *s, const struct rec *r, struct err *err)
+static int precopy_admit(const struct standby *s, struct err *err)
 {
 	return s->in_epochs ? err_set(err, -EPROTO, "pre-copy after epoch 0 began") : 0;
+}
+
+/* The first one ends what the primary greets with; the others end a round each. */
+static int on_sync(struct standby *s, const struct rec *r, struct err *err)
+{
+	struct sync_wire ready = {0};
+	int rc = precopy_admit(s, err);
+
+	if (rc || s->greeted)
+		return rc;
+	s->greeted = 1;
+	rc = say_all_hello(s, err);
+	return rc ? rc
+		  : send_control(s, CTL_SYNC, REC_EPOCH_SYNC, &ready, sizeof(ready), err);
 }
 
 static int on_armed(struct standby *s, const struct rec *r, struct err *err)
 {
 	if (s->armed || r->epoch != 0)
 		return err_set(err, -EPROTO, "ARMED twice or not for epoch 0");
+	if (!s->greeted)
+		return err_set(err, -EPROTO, "ARMED before the greeting's end");
 	s->armed = s->in_epochs = 1;
 	return 0;
 }
@@ -151,6 +161,21 @@ static int decide_ack(struct standby *s, uint64_t epoch, struct err *err)
 	return 0;
 }
 
+/* Goes out with the ack. */
+static int say_reports(struct standby *s, struct err *err)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; !rc && i < s->n; i++) {
+		const struct standby_part *part = &s->part[i];
+		struct hello_sink sink = {
+			.base.put = hello_put, .s = s, .kind = part->ops->kind};
+
+		rc = part->ops->report(part->self, &sink.base);
+	}
+	return rc ? err_sys(err, rc, "reporting to the primary") : 0;
+}
+
 /* Acked: from here it only goes forward. A failure leaves memory and disks at no epoch at
  * all, so this standby will never run. */
 static int apply(struct standby *s, uint64_t epoch, struct err *err)
@@ -189,7 +214,9 @@ static int on_end(struct standby *s, const struct rec *r, struct err *err)
 	rc = decide_ack(s, r->epoch, err);
 	if (rc)
 		return rc;
-	sent = send_control(s, CTL_ACK, r->epoch, NULL, 0, &send_err);
+	sent = say_reports(s, &send_err);
+	if (!sent)
+		sent = send_control(s, CTL_ACK, r->epoch, NULL, 0, &send_err);
 	crash_at(CRASH_ACK_SENT, r->epoch);
 	/* Even when the ack did not get out: nobody can tell how much of it did. */
 	rc = apply(s, r->epoch, err);
@@ -198,6 +225,30 @@ static int on_end(struct standby *s, const struct rec *r, struct err *err)
 	if (!rc && sent)
 		*err = send_err;
 	return rc ? rc : sent;
+}
+
+static int on_save(struct standby *s, const struct rec *r, struct err *err)
+{
+	int rc;
+
+	if (r->epoch + 1 != s->acked || !s->acked)
+		return err_set(err, -EPROTO,
+			       "SAVE of epoch %llu, which is not the last acked",
+			       (unsigned long long)r->epoch);
+	rc = s->cfg.on_save ? s->cfg.on_save(s->cfg.arg, r->epoch) : -ENOSYS;
+	if (rc)
+		rc = standby_say_saved(s, r->epoch, rc);
+	return rc ? err_sys(err, rc, "answering the primary") : 0;
+}
+
+static int is_saved(struct standby *s, uint64_t epoch)
+{
+	int r;
+
+	pthread_mutex_lock(&s->lock);
+	r = s->saved == epoch + 1;
+	pthread_mutex_unlock(&s->lock);
+	return r;
 }
 
 /* The state is EMPTY from here on; the thread only stays to let the answer get out. */
@@ -210,7 +261,10 @@ static int on_bye(struct standby *s, const struct rec *r, struct err *err)
 			       "BYE after epoch %llu, which is not the last acked",
 			       (unsigned long long)r->epoch);
 	s->bye = 1;
-	standby_set_state(s, SB_EMPTY, 1, "the guest ended in good order");
+	if (is_saved(s, r->epoch))
+		standby_set_state(s, SB_EMPTY, STANDBY_BYE_SAVED, "the guest is saved");
+	else
+		standby_set_state(s, SB_EMPTY, 1, "the guest ended in good order");
 	rc = send_control(s, CTL_BYE, r->epoch, NULL, 0, err);
 	return rc;
 }
@@ -227,6 +281,7 @@ static const struct record {
 	{CTL_ARMED, ANY, on_armed, 0},
 	{CTL_END, NEXT, on_end, UINT32_MAX},
 	{CTL_BYE, ANY, on_bye, 0},
+	{CTL_SAVE, ANY, on_save, 0},
 };
 
 static int unknown(const struct rec *r, struct err *err)
@@ -266,7 +321,10 @@ static int part_admit(struct standby *s, const struct rec *r, struct err *err)
 	int rc;
 
 	if (r->epoch == REC_EPOCH_SYNC)
-		return on_sync(s, r, err);
+		return precopy_admit(s, err);
+	/* The participants begin anew with their hello. */
+	if (!s->greeted)
+		return err_set(err, -EPROTO, "a checkpoint before the greeting's end");
 	rc = is_next(s, r, err);
 	if (rc)
 		return rc;

@@ -4,15 +4,13 @@
 #include "remus/stream.h"
 
 #include "hv/base/err.h"
+#include "hv/base/xxh.h"
 #include "replication/record.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 
 void hello_make(struct hello_wire *h, enum stream_role role, const char *vm,
 		const uint8_t *kind, unsigned n)

@@ -4,12 +4,17 @@
  * Theory of operation. P is the primary, S the standby; every record carries the term.
  *
  *   P -> S  HELLO                       who speaks, about which VM, with which participants
+ *   P -> S  records with which its participants greet, SYNC
  *   S -> P  HELLO, records of its participants' hello, SYNC   "begin"
  *   P -> S  records of epoch REC_EPOCH_SYNC, SYNC after each round
  *   P -> S  records of epoch 0, ARMED, END(0);  records of epoch 1, END(1); ...
  *   S -> P  ACK(0), ACK(1), ...
  *   P -> S  END(n), BYE(n)              the guest ended; n is the last
  *   S -> P  ACK(n), BYE(n)
+ *   P -> S  SAVE(n)                     n is acked, and the guest stands still: save it as it is at n
+ *   S -> P  SAVED(n)                    that is on stable storage, or failed
+ *   P -> S  BYE(n)                      all is saved, here as well: there is nothing to take over; or
+ *           records of epoch n + 1      it was no good, the guest goes on
  *   S -> P  FENCED                      this term is over; nothing is acked any more
  *
  * ARMED(0) comes before END(0) and only once checkpoint 0 is captured: from then on output is
@@ -34,10 +39,12 @@ enum {
 	CTL_ACK = 0x0004,   /* no payload */
 	CTL_ARMED = 0x0005, /* no payload */
 	CTL_FENCED = 0x0006,
-	CTL_BYE = 0x0007, /* no payload */
+	CTL_BYE = 0x0007,  /* no payload */
+	CTL_SAVE = 0x0008, /* no payload */
+	CTL_SAVED = 0x0009,
 };
 
-enum { STREAM_VERSION = 4, STREAM_PARTS_MAX = 8, STREAM_VM_MAX = 63 };
+enum { STREAM_VERSION = 6, STREAM_PARTS_MAX = 8, STREAM_VM_MAX = 63 };
 enum stream_role { STREAM_PRIMARY = 1, STREAM_STANDBY = 2 };
 
 struct hello_wire {
@@ -50,7 +57,8 @@ struct hello_wire {
 };
 WIRE_SIZE(struct hello_wire, 80);
 
-/* After a round of pre-copy, and from the standby once: it is ready for the first. */
+/* From the primary: the greeting ends, then after each round of pre-copy. From the standby once: it is
+ * ready for the first round. */
 struct sync_wire {
 	struct le32 round;
 	struct le32 zero;
@@ -62,6 +70,12 @@ struct fenced_wire {
 	struct le64 term; /* the one that holds now */
 };
 WIRE_SIZE(struct fenced_wire, 8);
+
+struct saved_wire {
+	struct le32 failed; /* 0: it is saved */
+	struct le32 zero;
+};
+WIRE_SIZE(struct saved_wire, 8);
 
 /* What END promises to be there, for one kind of records. An END is one of these for each
  * participant, in order. */

@@ -21,6 +21,7 @@ struct fault_tp {
 	struct tp_fault f;
 	uint64_t sent; /* bytes that were to go out */
 	int flipped, stalled, cut, down;
+	int hole; /* bytes have vanished: what came after them would make no sense */
 };
 
 static const struct tp_ops fault_ops;
@@ -82,6 +83,7 @@ static struct harm harm_of(struct fault_tp *t, size_t len)
 	if (due(t, t->f.stall_after, len, &at)) {
 		h.pass = at;
 		t->stalled = 1;
+		t->hole |= at < len;
 	}
 	if (due(t, t->f.cut_after, len, &at) && at <= h.pass) {
 		h.pass = at;
@@ -122,16 +124,17 @@ static int fault_send(struct tp *tp, const struct iovec *iov, int n)
 	struct fault_tp *t = of(tp);
 	size_t len = total_of(iov, n);
 	struct harm h;
-	int cut;
+	int rc;
 
 	pthread_mutex_lock(&t->lock);
 	if (t->f.delay_us)
 		hold_back(t);
-	cut = t->cut;
+	/* Who was held back while it was shut down may find the inner transport still up. */
+	rc = t->cut ? -ECONNRESET : t->down ? -ESHUTDOWN : 0;
 	h = harm_of(t, len);
 	pthread_mutex_unlock(&t->lock);
-	if (cut)
-		return -ECONNRESET;
+	if (rc)
+		return rc;
 	tp->bytes_sent += len;
 	t->inner->send_timeout_ms = tp->send_timeout_ms;
 	if (h.pass == len && h.flip_at >= len && !h.cut)
@@ -174,6 +177,23 @@ static void fault_shutdown(struct tp *tp)
 	tp_shutdown(t->inner);
 }
 
+/* Where a cable is pulled, what comes in is not heard: fault_recv() keeps it back. */
+static uint64_t fault_heard(struct tp *tp)
+{
+	struct fault_tp *t = of(tp);
+	uint64_t heard;
+
+	pthread_mutex_lock(&t->lock);
+	heard = t->stalled ? 0 : tp_heard(t->inner);
+	pthread_mutex_unlock(&t->lock);
+	return heard;
+}
+
+static void fault_loss(struct tp *tp, struct tp_loss *out)
+{
+	tp_loss(of(tp)->inner, out);
+}
+
 static void fault_close(struct tp *tp)
 {
 	struct fault_tp *t = of(tp);
@@ -190,6 +210,8 @@ static const struct tp_ops fault_ops = {
 	.flush = fault_flush,
 	.recv = fault_recv,
 	.shutdown = fault_shutdown,
+	.heard = fault_heard,
+	.loss = fault_loss,
 	.close = fault_close,
 };
 
@@ -226,7 +248,7 @@ void tp_fault_set(struct tp *tp, const struct tp_fault *f)
 	t->f = *f;
 	t->flipped = 0;
 	t->stalled = f->stall_after && f->stall_after <= t->sent;
-	cut = f->cut_after && f->cut_after <= t->sent;
+	cut = (f->cut_after && f->cut_after <= t->sent) || (t->hole && !t->stalled);
 	t->cut |= cut;
 	pthread_cond_broadcast(&t->change);
 	pthread_mutex_unlock(&t->lock);

@@ -88,6 +88,8 @@ int lane_send_error(const struct lane *l);
 unsigned lane_segment(const struct lane *l);
 /* Frames that lane_push() takes now. */
 unsigned lane_room(const struct lane *l);
+/* Frames that were pushed and not yet sent for the first time. */
+unsigned lane_waiting(const struct lane *l);
 /* Takes @frame with @len bytes of the stream. There is room. */
 void lane_push(struct lane *l, void *frame, unsigned len);
 /* The next @max pieces at most; their number. */

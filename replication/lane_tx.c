@@ -103,6 +103,11 @@ unsigned lane_room(const struct lane *l)
 	return l->tx.slots - (l->tx.end - l->tx.una);
 }
 
+unsigned lane_waiting(const struct lane *l)
+{
+	return l->tx.end - l->tx.next;
+}
+
 void lane_push(struct lane *l, void *frame, unsigned len)
 {
 	struct lane_tx *t = &l->tx;

@@ -3,6 +3,7 @@
  */
 #include "replication/transport.h"
 
+#include "hv/base/clock.h"
 #include "hv/base/err.h"
 
 #include <errno.h>
@@ -33,7 +34,8 @@ struct loop_tp {
 	struct tp tp;
 	struct pair *pair;
 	int side;
-	int down; /* tp_shutdown() was called here */
+	int down;   /* tp_shutdown() was called here */
+	int failed; /* what a send met; the sender's */
 };
 
 static struct loop_tp *of(struct tp *tp)
@@ -119,16 +121,18 @@ static int loop_send(struct tp *tp, const struct iovec *iov, int n)
 		pthread_cond_broadcast(&l->pair->change);
 	}
 	pthread_mutex_unlock(&l->pair->lock);
+	l->failed = l->failed ? l->failed : rc;
 	return rc;
 }
 
+/* Nothing is kept back: a peer that has read all of it may be gone by now, in good order. */
 static int loop_flush(struct tp *tp)
 {
 	struct loop_tp *l = of(tp);
 	int rc;
 
 	pthread_mutex_lock(&l->pair->lock);
-	rc = l->down ? -ESHUTDOWN : l->pair->ring[l->side].dead;
+	rc = l->down ? -ESHUTDOWN : l->failed;
 	pthread_mutex_unlock(&l->pair->lock);
 	return rc;
 }
@@ -149,6 +153,7 @@ static int loop_recv(struct tp *tp, void *p, size_t len)
 		n = ring_get(r, (uint8_t *)p + done, len - done);
 		done += n;
 		if (n) {
+			tp->heard_ns = clock_mono_ns();
 			pthread_cond_broadcast(&l->pair->change);
 		} else if (r->end) {
 			rc = r->end == -EPIPE && done ? -ECONNRESET : r->end;
@@ -216,6 +221,7 @@ static const struct tp_ops loop_ops = {
 	.flush = loop_flush,
 	.recv = loop_recv,
 	.shutdown = loop_shutdown,
+	.loss = tp_loss_unseen,
 	.close = loop_close,
 };
 

@@ -25,7 +25,7 @@ struct tp;
 struct tp_dev;
 struct tp_end;
 
-enum { TP_MODULE_VERSION = 1, TP_BLOB_MAX = 256 };
+enum { TP_MODULE_VERSION = 2, TP_BLOB_MAX = 256 };
 #define TP_MODULE_SYMBOL "rhea_tp_module"
 
 struct tp_module {

@@ -7,12 +7,11 @@
  */
 #include "replication/pagetwins.h"
 
+#include "hv/base/xxh.h"
+
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 
 enum { SLOTS = 1 << 14, PAGE = 4096 };
 

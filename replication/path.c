@@ -4,6 +4,9 @@
 #include "replication/path.h"
 
 #include "hv/base/err.h"
+#include "hv/base/log.h"
+#include "replication/aead.h"
+#include "replication/path_streams.h"
 #include "replication/seal.h"
 #include "replication/transport.h"
 
@@ -11,6 +14,7 @@
 #include <openssl/crypto.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char magic[8] = {'R', 'H', 'E', 'A', 'P', 'A', 'T', 'H'};
 #define SEAL_LABEL "EXPORTER-rhea-seal"
@@ -19,8 +23,10 @@ static const char magic[8] = {'R', 'H', 'E', 'A', 'P', 'A', 'T', 'H'};
 struct setup {
 	struct tp *ctl; /* TLS over TCP */
 	int server;
+	const struct path_key *key;
 	unsigned timeout_ms;
-	struct tp_end *end; /* of the module, not yet connected */
+	struct path_party party; /* of several streams */
+	struct tp_end *end;	 /* of the module, not yet connected */
 	/* What was said: the client's, then the server's. All of it is the context of the keys. */
 	struct path_hello_wire said[2];
 };
@@ -45,7 +51,7 @@ static int is_text(const char *t, size_t room)
 	return 1;
 }
 
-static int check(const struct path_hello_wire *h, int from_server, struct err *err)
+int path_hello_check(const struct path_hello_wire *h, int from_server, struct err *err)
 {
 	static const uint8_t zero[sizeof(h->zero)];
 
@@ -59,9 +65,10 @@ static int check(const struct path_hello_wire *h, int from_server, struct err *e
 			"the same release on both hosts",
 			le16_get(h->version), PATH_VERSION);
 	if (h->server != from_server || h->purpose < PATH_ALONE ||
-	    h->purpose > PATH_JOIN || h->index >= h->paths ||
-	    memcmp(h->zero, zero, sizeof(zero)) != 0 ||
-	    le16_get(h->blob_len) > TP_BLOB_MAX || !is_text(h->vm, sizeof(h->vm)) ||
+	    h->purpose > PATH_TEST || h->index >= h->paths ||
+	    memcmp(h->zero, zero, sizeof(zero)) != 0 || !h->streams ||
+	    h->streams > TP_TCP_STREAMS_MAX || le16_get(h->blob_len) > TP_BLOB_MAX ||
+	    !is_text(h->vm, sizeof(h->vm)) ||
 	    !is_text(h->transport, sizeof(h->transport)) ||
 	    strnlen(h->why, sizeof(h->why)) == sizeof(h->why))
 		return err_set(err, -EPROTO, "the peer's HELLO of a path makes no sense");
@@ -78,7 +85,18 @@ static int hear(struct setup *s, struct err *err)
 	tp_tcp_set_recv_timeout(s->ctl, 0);
 	if (rc)
 		return err_sys(err, rc, "the peer's HELLO of a path");
-	return check(h, !s->server, err);
+	return path_hello_check(h, !s->server, err);
+}
+
+/* How many streams this end says: the server not more than the client. */
+static unsigned streams_of(const struct setup *s, const struct path_terms *t)
+{
+	unsigned n = t->streams,
+		 most = s->server ? s->said[0].streams : TP_TCP_STREAMS_MAX;
+
+	if (t->module || !n || !(s->server ? s->key->hall != NULL : s->key->more != NULL))
+		n = 1;
+	return n < most ? n : most;
 }
 
 static int fill(struct setup *s, const struct path_terms *t, struct err *err)
@@ -92,6 +110,7 @@ static int fill(struct setup *s, const struct path_terms *t, struct err *err)
 				      .purpose = (uint8_t)t->purpose,
 				      .index = (uint8_t)t->index,
 				      .paths = (uint8_t)t->paths,
+				      .streams = (uint8_t)streams_of(s, t),
 				      .term = le64_of(t->term)};
 	memcpy(h->magic, magic, sizeof(magic));
 	memcpy(h->session, t->session, sizeof(h->session));
@@ -125,6 +144,60 @@ static int seal(struct setup *s, struct tp *inner, struct tp **tp_out, struct er
 	return rc;
 }
 
+/* The client's further streams, one after the other. */
+static int connect_streams(struct setup *s, struct err *err)
+{
+	struct path_party *p = &s->party;
+	int fds[TP_TCP_STREAMS_MAX];
+	int rc = s->key->more(s->key->more_arg, p->n - 1, fds, err);
+
+	if (rc)
+		return rc;
+	for (unsigned i = 1; i < p->n; i++) {
+		if (!rc)
+			rc = path_stream_connect(fds[i - 1], s->key, p, i, err);
+		else
+			(void)close(fds[i - 1]); /* nothing was written through it */
+	}
+	return rc;
+}
+
+static int wait_streams(struct setup *s, struct err *err)
+{
+	int rc = path_hall_wait(s->key->hall, &s->party, s->timeout_ms);
+
+	return rc ? err_set(err, rc, "%u of the peer's %u streams did not come",
+			    s->party.missing, s->party.n)
+		  : 0;
+}
+
+/* Several streams were agreed on. Takes s->ctl if it succeeds. */
+static int join_streams(struct setup *s, struct tp **tp_out, struct err *err)
+{
+	int rc = s->server ? wait_streams(s, err) : connect_streams(s, err);
+
+	if (rc)
+		return rc;
+	s->ctl = NULL; /* taken with the others */
+	log_info("path %u: %u streams, AES by %s", s->said[0].index, s->party.n,
+		 aead_name());
+	rc = tp_tcp_join(s->party.tp, s->party.n, tp_out, err);
+	s->party.n = 0;
+	return rc;
+}
+
+/* Tickets for the streams, and at the server's a place for who brings them. */
+static int expect_streams(struct setup *s, unsigned n, struct err *err)
+{
+	if (n < 2)
+		return 0;
+	if (path_party_init(&s->party, s->ctl, n, s->said, sizeof(s->said)))
+		return err_set(err, -EIO, "TLS gave no tickets for streams");
+	if (s->server)
+		path_hall_expect(s->key->hall, &s->party);
+	return 0;
+}
+
 /* Both have said their HELLO. */
 static int finish(struct setup *s, const struct path_terms *t, struct tp **tp_out,
 		  struct err *err)
@@ -134,6 +207,8 @@ static int finish(struct setup *s, const struct path_terms *t, struct tp **tp_ou
 	struct tp *inner;
 	int rc;
 
+	if (s->party.n)
+		return join_streams(s, tp_out, err);
 	if (!t->module) {
 		*tp_out = s->ctl;
 		s->ctl = NULL;
@@ -152,22 +227,23 @@ static void end(struct setup *s, const struct path_terms *t)
 {
 	if (s->end && t->module)
 		t->module->discard(s->end);
+	if (s->server && s->party.n)
+		path_hall_leave(s->key->hall, &s->party);
+	path_party_fini(&s->party);
 	tp_close(s->ctl);
 }
 
 static int begin(struct setup *s, int fd, const struct path_key *key, int server,
 		 struct err *err)
 {
-	*s = (struct setup){.server = server, .timeout_ms = key->timeout_ms};
+	*s = (struct setup){.server = server, .key = key, .timeout_ms = key->timeout_ms};
 	return tp_tcp_open(fd, server, key->pair, key->psk, key->timeout_ms, &s->ctl,
 			   err);
 }
 
-/* The answer must be to what was asked, word for word. */
-static int judge_answer(const struct setup *s, struct err *err)
+int path_hello_answers(const struct path_hello_wire *q, const struct path_hello_wire *a,
+		       struct err *err)
 {
-	const struct path_hello_wire *q = &s->said[0], *a = &s->said[1];
-
 	if (le16_get(a->status))
 		return err_set(err, -ECONNREFUSED, "the peer refused this path: %s",
 			       a->why);
@@ -175,7 +251,7 @@ static int judge_answer(const struct setup *s, struct err *err)
 	    memcmp(&a->term, &q->term, sizeof(a->term)) != 0 ||
 	    memcmp(a->session, q->session, sizeof(a->session)) != 0 ||
 	    memcmp(a->transport, q->transport, sizeof(a->transport)) != 0 ||
-	    memcmp(a->vm, q->vm, sizeof(a->vm)) != 0)
+	    memcmp(a->vm, q->vm, sizeof(a->vm)) != 0 || a->streams > q->streams)
 		return err_set(err, -EPROTO,
 			       "the peer agreed to another path than was asked for");
 	return 0;
@@ -194,7 +270,8 @@ int path_connect(int fd, const struct path_key *key, const struct path_terms *t,
 		rc = err_set(err, -ECONNRESET,
 			     "the peer went away before a path's HELLO");
 	rc = rc ? rc : hear(&s, err);
-	rc = rc ? rc : judge_answer(&s, err);
+	rc = rc ? rc : path_hello_answers(&s.said[0], &s.said[1], err);
+	rc = rc ? rc : expect_streams(&s, s.said[1].streams, err);
 	rc = rc ? rc : finish(&s, t, tp_out, err);
 	end(&s, t);
 	return rc;
@@ -245,7 +322,8 @@ int path_accept(int fd, const struct path_key *key, path_admit_fn *admit, void *
 		refuse(&s, err);
 		goto out;
 	}
-	if (say(&s, &s.said[1]))
+	rc = expect_streams(&s, s.said[1].streams, err);
+	if (!rc && say(&s, &s.said[1]))
 		rc = err_set(err, -ECONNRESET,
 			     "the peer went away before a path's answer");
 	rc = rc ? rc : finish(&s, &t, tp_out, err);

@@ -8,9 +8,10 @@
  *       ▲                   │            │              │
  *       └──── failed ◄──────┴────────────┴──────────────┘   (or replaced by a better one)
  *
- * A path that fails is replaced by the best one that is ready. A better one is gone back to when
- * it has been ready, and so alive, for heal_ns. Each failure of a path that was in use doubles that time,
- * up to hold_max_ns, so that a cable with a loose contact does not take the link along; a path
+ * A path that fails is replaced by the best one that is ready, of those that were heard within fresh_ns
+ * if there are any: what shares a cable with the path that failed is dead too, but not yet known to be. A
+ * better one is gone back to when it has been ready, and so alive, for heal_ns. Each failure of a path that
+ * was in use, or that was to come into use, doubles that time, up to hold_max_ns, so that a cable with a loose contact does not take the link along; a path
  * that served for hold_max_ns begins anew.
  *
  * Time comes in as an argument, decisions go out as a struct: no clock, no threads.
@@ -34,11 +35,13 @@ const char *pathsel_state_name(enum pathsel_state s);
 struct pathsel_params {
 	uint64_t retry_min_ns, retry_max_ns; /* between attempts to connect; doubles */
 	uint64_t heal_ns, hold_max_ns;
+	uint64_t fresh_ns; /* who was heard so lately is taken for alive */
 };
 
 struct pathsel_path {
 	enum pathsel_state state;
 	uint64_t since;	   /* when it came into this state */
+	uint64_t heard;	   /* READY: when it last was */
 	uint64_t retry_at; /* DOWN: not sooner */
 	uint64_t retry_wait;
 	unsigned failures; /* while in use, without hold_max_ns of good service since */
@@ -51,6 +54,7 @@ struct pathsel {
 	unsigned n;
 	struct pathsel_path path[PATHSEL_MAX];
 	int in_use;	    /* -1: none */
+	int taking;	    /* is about to take over; -1: none */
 	unsigned failovers; /* the path in use failed and another one took over */
 	int lost;	    /* the path in use failed and none has taken over yet */
 };
@@ -70,6 +74,11 @@ struct pathsel_do pathsel_decide(const struct pathsel *p, uint64_t now);
 
 void pathsel_connecting(struct pathsel *p, unsigned i, uint64_t now);
 void pathsel_ready(struct pathsel *p, unsigned i, uint64_t now);
+/* Its peer was heard on it at @when. */
+void pathsel_heard(struct pathsel *p, unsigned i, uint64_t when);
+/* READY @i is about to take over: until pathsel_used() nothing but CONNECT is decided. One that is in use
+ * is left for it, and to be connected anew at once. */
+void pathsel_taking(struct pathsel *p, unsigned i, uint64_t now);
 /* In any state; @why is for people. */
 void pathsel_failed(struct pathsel *p, unsigned i, uint64_t now, const char *why);
 /* The link goes over @i. The one before it, if it did not fail, is to be connected anew. */

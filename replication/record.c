@@ -11,14 +11,12 @@
 
 #include "hv/base/buf.h"
 #include "hv/base/err.h"
+#include "hv/base/xxh.h"
 #include "replication/transport.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 
 enum { IOV_JOIN_MAX = 16 }; /* up to so many pieces go to the transport in one call */
 

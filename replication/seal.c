@@ -72,7 +72,8 @@ static int put_record(struct seal_tp *t, uint8_t type, const void *p, size_t len
 
 static void hold(struct seal_tp *t, const uint8_t *p, size_t len)
 {
-	memcpy(t->plain + t->held, p, len);
+	if (len) /* an empty piece may be nowhere */
+		memcpy(t->plain + t->held, p, len);
 	t->held += len;
 }
 
@@ -201,6 +202,16 @@ static void seal_free(struct seal_tp *t)
 	free(t);
 }
 
+static uint64_t seal_heard(struct tp *tp)
+{
+	return tp_heard(of(tp)->inner);
+}
+
+static void seal_loss(struct tp *tp, struct tp_loss *out)
+{
+	tp_loss(of(tp)->inner, out);
+}
+
 static void seal_close(struct tp *tp)
 {
 	struct seal_tp *t = of(tp);
@@ -220,6 +231,8 @@ static const struct tp_ops seal_ops = {
 	.flush = seal_flush,
 	.recv = seal_recv,
 	.shutdown = seal_shutdown,
+	.heard = seal_heard,
+	.loss = seal_loss,
 	.close = seal_close,
 };
 
@@ -250,4 +263,10 @@ void tp_seal_set_rekey(struct tp *tp, uint64_t records)
 
 	t->out_key.rekey_every = t->out_key.rekey_left = records;
 	t->in_key.rekey_every = t->in_key.rekey_left = records;
+}
+
+void tp_seal_renewals(struct tp *tp, uint64_t *sent_out, uint64_t *received_out)
+{
+	*sent_out = of(tp)->out_key.renewed;
+	*received_out = of(tp)->in_key.renewed;
 }

@@ -47,5 +47,7 @@ int tp_seal_wrap(struct tp *inner, int server, const struct seal_secrets *secret
 		 struct tp **tp_out, struct err *err);
 /* Changed by tests, alike on both ends and before the first byte. @tp is from tp_seal_wrap(). */
 void tp_seal_set_rekey(struct tp *tp, uint64_t records);
+/* How often new keys were taken in each direction; for tests. The threads of both are at rest. */
+void tp_seal_renewals(struct tp *tp, uint64_t *sent_out, uint64_t *received_out);
 
 #endif

@@ -4,6 +4,8 @@
  */
 #include "replication/seal_key.h"
 
+#include "replication/aead.h"
+
 #include <errno.h>
 #include <openssl/core_names.h>
 #include <openssl/crypto.h>
@@ -40,9 +42,10 @@ static int take_keys(struct seal_key *k)
 
 	if (!rc)
 		rc = expand(k->secret, "rhea seal nonce", k->fixed, sizeof(k->fixed));
-	if (!rc && EVP_CipherInit_ex(k->ctx, EVP_aes_256_gcm(), NULL, key, NULL,
-				     k->encrypt) != 1)
-		rc = -EIO;
+	aead_destroy(k->aead);
+	k->aead = NULL;
+	if (!rc)
+		rc = aead_create(key, sizeof(key), k->encrypt, AEAD_BEST, &k->aead);
 	OPENSSL_cleanse(key, sizeof(key));
 	k->rekey_left = k->rekey_every;
 	return rc;
@@ -52,13 +55,12 @@ int seal_key_init(struct seal_key *k, const uint8_t secret[SEAL_SECRET_LEN], int
 {
 	*k = (struct seal_key){.encrypt = encrypt, .rekey_every = SEAL_REKEY_RECORDS};
 	memcpy(k->secret, secret, sizeof(k->secret));
-	k->ctx = EVP_CIPHER_CTX_new();
-	return k->ctx ? take_keys(k) : -EIO;
+	return take_keys(k) ? -EIO : 0;
 }
 
 void seal_key_fini(struct seal_key *k)
 {
-	EVP_CIPHER_CTX_free(k->ctx);
+	aead_destroy(k->aead);
 	OPENSSL_cleanse(k, sizeof(*k));
 }
 
@@ -69,29 +71,27 @@ static int renew(struct seal_key *k)
 	int rc = expand(k->secret, "rhea seal next", next, sizeof(next));
 
 	memcpy(k->secret, next, sizeof(next));
+	k->renewed++;
 	OPENSSL_cleanse(next, sizeof(next));
 	return rc ? rc : take_keys(k);
 }
 
-/* Make ready for the record with the next number. Both ends count, so nothing has to be said about
- * new keys. */
-static int begin(struct seal_key *k, const struct seal_wire *h)
+/* What the record with the next number is sealed with. Both ends count, so nothing has to be said
+ * about new keys. */
+static int begin(struct seal_key *k, const struct seal_wire *h, struct aead_head *a)
 {
-	uint8_t nonce[SEAL_NONCE_LEN];
-	int rc = 0, n;
+	int rc = 0;
 
 	if (!k->rekey_left)
 		rc = renew(k);
-	if (rc || k->counter == UINT64_MAX)
+	if (rc || !k->aead || k->counter == UINT64_MAX)
 		return -EIO;
-	memcpy(nonce, k->fixed, sizeof(nonce));
+	*a = (struct aead_head){.aad = h, .aad_len = sizeof(*h)};
+	memcpy(a->nonce, k->fixed, sizeof(a->nonce));
 	for (int i = 0; i < 8; i++)
-		nonce[SEAL_NONCE_LEN - 1 - i] ^= (uint8_t)(k->counter >> 8 * i);
+		a->nonce[SEAL_NONCE_LEN - 1 - i] ^= (uint8_t)(k->counter >> 8 * i);
 	k->counter++;
 	k->rekey_left--;
-	if (EVP_CipherInit_ex(k->ctx, NULL, NULL, NULL, nonce, k->encrypt) != 1 ||
-	    EVP_CipherUpdate(k->ctx, NULL, &n, (const uint8_t *)h, sizeof(*h)) != 1)
-		return -EIO;
 	return 0;
 }
 
@@ -99,36 +99,19 @@ int seal_key_put(struct seal_key *k, uint8_t type, const struct iovec *iov, int 
 		 uint32_t len, uint8_t *out)
 {
 	struct seal_wire h = {.len = le32_of(len), .type = type};
-	uint8_t *p = out + sizeof(h);
-	int rc = begin(k, &h), did = 0;
+	struct aead_head a;
+	int rc = begin(k, &h, &a);
 
 	memcpy(out, &h, sizeof(h));
-	for (int i = 0; i < n && !rc; i++) {
-		if (!iov[i].iov_len)
-			continue;
-		if (EVP_EncryptUpdate(k->ctx, p, &did, iov[i].iov_base,
-				      (int)iov[i].iov_len) != 1)
-			rc = -EIO;
-		p += did;
-	}
-	if (!rc &&
-	    (EVP_EncryptFinal_ex(k->ctx, p, &did) != 1 ||
-	     EVP_CIPHER_CTX_ctrl(k->ctx, EVP_CTRL_AEAD_GET_TAG, SEAL_TAG_LEN, p) != 1))
-		rc = -EIO;
-	return rc;
+	return rc ? rc : aead_seal(k->aead, &a, iov, n, out + sizeof(h));
 }
 
 int seal_key_get(struct seal_key *k, const struct seal_wire *h, const uint8_t *in,
 		 uint8_t *out)
 {
-	int len = (int)le32_get(h->len), did = 0, rc = begin(k, h);
+	struct iovec v = {.iov_base = out, .iov_len = le32_get(h->len)};
+	struct aead_head a;
+	int rc = begin(k, h, &a);
 
-	if (rc)
-		return rc;
-	if (len && EVP_DecryptUpdate(k->ctx, out, &did, in, len) != 1)
-		return -EIO;
-	if (EVP_CIPHER_CTX_ctrl(k->ctx, EVP_CTRL_AEAD_SET_TAG, SEAL_TAG_LEN,
-				(void *)(in + len)) != 1)
-		return -EIO;
-	return EVP_DecryptFinal_ex(k->ctx, out + did, &did) == 1 ? 0 : -EBADMSG;
+	return rc ? rc : aead_open(k->aead, &a, in, &v, 1);
 }

@@ -4,21 +4,23 @@
 #ifndef REPLICATION_SEAL_KEY_H
 #define REPLICATION_SEAL_KEY_H
 
-#include <openssl/evp.h>
 #include <stdint.h>
 #include <sys/uio.h>
 
 #include "replication/seal.h"
 
+struct aead;
+
 enum { SEAL_KEY_LEN = 32, SEAL_NONCE_LEN = 12 };
 
 /* Not locked: one call at a time. */
 struct seal_key {
-	EVP_CIPHER_CTX *ctx;
+	struct aead *aead;
 	uint8_t secret[SEAL_SECRET_LEN];
 	uint8_t fixed[SEAL_NONCE_LEN]; /* the counter is XORed into its end */
 	uint64_t counter; /* of records in this direction; never begins anew */
 	uint64_t rekey_every, rekey_left;
+	uint64_t renewed; /* times */
 	int encrypt;
 };
 

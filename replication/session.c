@@ -90,8 +90,11 @@ static void keep(const struct iovec *from, int n, const struct iovec to[2])
 
 	for (int i = 0; i < n; i++) {
 		len = from[i].iov_len;
+		if (!len)
+			continue; /* an empty piece may be nowhere */
 		first = len < room ? len : room;
-		memcpy(dst, from[i].iov_base, first);
+		if (first) /* an empty piece may be nowhere */
+			memcpy(dst, from[i].iov_base, first);
 		dst += first;
 		room -= first;
 		if (first == len)
@@ -169,6 +172,7 @@ static int put_frame(struct session *s, struct iovec *v, int n, size_t len)
 	}
 	/* Without a path it is kept, and goes when there is one. */
 	pthread_mutex_unlock(&s->order);
+	v[0] = (struct iovec){0}; /* the caller's array outlives the header */
 	return rc;
 }
 
@@ -289,7 +293,8 @@ static size_t read_step(struct session *s, uint8_t *p, size_t len)
 	rc = n ? tp_recv(path->tp, p, n) : tp_recv(path->tp, &h, sizeof(h));
 	pthread_mutex_lock(&s->lock);
 	s->reading = 0;
-	path->heard_ns = clock_mono_ns();
+	if (!rc)
+		path->heard_ns = clock_mono_ns();
 	if (path->dead)
 		pthread_cond_broadcast(
 			&s->change); /* somebody waits for us to leave it */
@@ -368,6 +373,7 @@ static const struct tp_ops session_ops = {
 	.flush = session_flush,
 	.recv = session_recv,
 	.shutdown = session_shutdown,
+	.loss = tp_loss_unseen,
 	.close = session_close,
 };
 
@@ -424,7 +430,8 @@ int session_create(const struct session_params *prm, struct session **s_out,
 	s->tp.send_timeout_ms = TP_SEND_TIMEOUT_MS;
 	s->lost_ns = clock_mono_ns();
 	s->refs = 2;
-	pathsel_init(&s->sel, prm->paths, &prm->sel, s->lost_ns);
+	s->prm.sel.fresh_ns = prm->silence_ns;
+	pathsel_init(&s->sel, prm->paths, &s->prm.sel, s->lost_ns);
 	if (!prm->server)
 		pathsel_connecting(&s->sel, prm->first, s->lost_ns);
 	s->sel_told = s->sel;

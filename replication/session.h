@@ -6,7 +6,9 @@
  * the others small frames go to and fro, so that their death is noticed. When the path in use
  * fails, or nothing is heard on it for silence_ns, the client (who is the primary) goes to the
  * next one: RESUME says how far it has received, RESUMED how far the server has, and both send
- * again from there. So every byte arrives once and in order, whatever path it took.
+ * again from there. So every byte arrives once and in order, whatever path it took. Changes are
+ * counted: a RESUME that was on its way for so long that another one overtook it is no more than the end
+ * of its own path.
  *
  *     P: stops reading the old path ── RESUME(received) ──► S: stops reading the old path
  *     P: sends again from S's word  ◄── RESUMED(received) ── S: sends again from P's word
@@ -18,7 +20,9 @@
  * process that stood still finds old words where it found them without a session, in the path's
  * own buffers, and judges them as before (remus/watch). A session whose paths were all gone for
  * giveup_ns, by the clock and not by its own turns, fails like a link, and cannot be joined any
- * more. When the peer's process is gone all paths end at once; that is not waited for.
+ * more. That all paths are reset in one moment proves nothing about the peer's process: a
+ * wire can do that, too. Who knows better says so: the peer itself by GONE, its rhead by heartbeats
+ * (ctl/pair.h).
  *
  * The session's number is random and made anew for each link; a path joins only if it was
  * opened for that number (path.h). The format is in STREAM.md, "Sessions".
@@ -63,7 +67,8 @@ struct ses_wire {
 	struct le32 len; /* of the content; 0 but for DATA */
 	struct le16 type;
 	struct le16 zero;
-	struct le64 pos;      /* DATA: number of its first byte; else 0 */
+	struct le64
+		pos; /* DATA: number of its first byte; RESUME, RESUMED: of the change; else 0 */
 	struct le64 received; /* the sender has all bytes before this one */
 };
 WIRE_SIZE(struct ses_wire, 24);

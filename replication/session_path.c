@@ -10,8 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define AT_ONCE_NS 10000000ull
-
 void ses_path_get(struct ses_path *p)
 {
 	p->users++;
@@ -32,6 +30,8 @@ int ses_check(const struct ses_wire *h)
 		return -EBADMSG;
 	if (type == SES_DATA)
 		return len && len <= SES_FRAME_MAX ? 0 : -EBADMSG;
+	if (type == SES_RESUME || type == SES_RESUMED)
+		return len || !le64_get(h->pos) ? -EBADMSG : 0;
 	return len || le64_get(h->pos) ? -EBADMSG : 0;
 }
 
@@ -42,6 +42,8 @@ int ses_say(struct ses_path *p, enum ses_type type, uint64_t received, int try)
 	struct iovec v = {.iov_base = &h, .iov_len = sizeof(h)};
 	int rc;
 
+	if (type == SES_RESUME || type == SES_RESUMED)
+		h.pos = le64_of(p->turn);
 	if (!try)
 		pthread_mutex_lock(&p->send);
 	else if (pthread_mutex_trylock(&p->send))
@@ -71,26 +73,18 @@ static void drop(struct ses_path *p)
 	pthread_cond_broadcast(&s->change);
 }
 
-/* A process that ends closes all of its paths at once. One that changes paths may close the last
- * one too, but not in the same moment. */
-static int all_closed(const struct session *s)
+uint64_t ses_path_heard(const struct ses_path *p)
 {
-	uint64_t first = UINT64_MAX, last = 0;
+	uint64_t part = tp_heard(p->tp);
 
-	for (unsigned i = 0; i < s->prm.paths; i++) {
-		if (s->slot[i] || !s->ended_ns[i])
-			return 0;
-		first = s->ended_ns[i] < first ? s->ended_ns[i] : first;
-		last = s->ended_ns[i] > last ? s->ended_ns[i] : last;
-	}
-	return last - first < AT_ONCE_NS;
+	return part > p->heard_ns ? part : p->heard_ns;
 }
 
 void ses_path_fail(struct ses_path *p, int rc, const char *why)
 {
 	struct session *s = p->s;
-	uint64_t now = clock_mono_ns(), heard = p->heard_ns;
-	int resuming = p->resuming, by_peer = rc == -ECONNRESET || rc == -EPIPE;
+	uint64_t now = clock_mono_ns(), heard = ses_path_heard(p);
+	int by_peer = rc == -ECONNRESET || rc == -EPIPE;
 
 	if (p->dead)
 		return;
@@ -102,24 +96,33 @@ void ses_path_fail(struct ses_path *p, int rc, const char *why)
 	if (s->error)
 		return;
 	pathsel_failed(&s->sel, p->index, now, by_peer ? "its peer's end closed" : why);
-	/* The one before was left for this one: it serves nobody either. */
-	if (resuming && s->sel.in_use >= 0)
-		pathsel_failed(&s->sel, (unsigned)s->sel.in_use, now,
-			       "left for another path");
-	s->ended_ns[p->index] = by_peer ? now : 0;
-	if (all_closed(s))
-		ses_fail(s, -ECONNRESET,
-			 "the peer's process has ended: all paths closed at once");
+	/* A stream over one path alone is that path's, as without a session. */
+	if (by_peer && s->prm.paths == 1)
+		ses_fail(s, -ECONNRESET, "the only path closed");
 }
 
 void ses_retire(struct session *s)
 {
-	if (s->in) {
-		s->lost_ns = clock_mono_ns();
-		drop(s->in);
+	/* Again: while we waited another change may have come through. */
+	while (s->in || s->reading) {
+		if (s->in) {
+			s->lost_ns = clock_mono_ns();
+			drop(s->in);
+		}
+		if (s->reading)
+			(void)pthread_cond_wait(&s->change, &s->lock); /* cannot fail */
 	}
-	while (s->reading)
-		(void)pthread_cond_wait(&s->change, &s->lock); /* cannot fail */
+}
+
+/* @p is to take over, in change number @turn. Lock held. */
+static void begin_turn(struct ses_path *p, uint64_t turn)
+{
+	struct session *s = p->s;
+
+	p->resuming = 1;
+	p->turn = s->turn = turn;
+	s->resume_ns = clock_mono_ns();
+	pathsel_taking(&s->sel, p->index, s->resume_ns);
 }
 
 /* Send again what the peer does not have, from byte number @pos. Under order; no lock held. */
@@ -184,9 +187,10 @@ static void take_over(struct ses_path *p, uint64_t pos, int answer)
 	rc = answer ? ses_say(p, SES_RESUMED, received, 0) : 0;
 	rc = rc ? rc : send_again(p, pos);
 	pthread_mutex_lock(&s->lock);
-	if (rc)
+	/* An end that came already is found by who reads it, after what was said before. */
+	if (rc && rc != -ECONNRESET && rc != -EPIPE)
 		ses_path_fail(p, rc, "it broke while it took over");
-	else if (s->in == p)
+	else if (!rc && s->in == p)
 		s->out = p;
 	ses_path_put(p);
 	pthread_mutex_unlock(&s->order);
@@ -200,8 +204,7 @@ void ses_switch(struct session *s, unsigned i)
 
 	if (!p)
 		return;
-	p->resuming = 1;
-	s->resume_ns = clock_mono_ns();
+	begin_turn(p, s->turn + 1);
 	ses_path_get(p);
 	ses_retire(s);
 	received = s->received;
@@ -213,6 +216,21 @@ void ses_switch(struct session *s, unsigned i)
 			ses_path_fail(p, rc, "it broke while it took over");
 	}
 	ses_path_put(p);
+}
+
+/* The client asks for change @turn, to @p. 1: it has its way. A path may hold a word back until the client
+ * has left it for another one, where the stream is then. Lock held; lets go of it. */
+static int server_turn(struct ses_path *p, uint64_t turn)
+{
+	struct session *s = p->s;
+
+	if (turn > s->turn) {
+		begin_turn(p, turn);
+		ses_retire(s);
+	}
+	if (turn != s->turn || turn != p->turn)
+		ses_path_fail(p, 0, "what it says was overtaken");
+	return !p->dead && !s->error;
 }
 
 /* One frame on a path that is not in use. 1: the path is in use now and its frames are the
@@ -246,13 +264,10 @@ static int on_frame(struct ses_path *p, const struct ses_wire *h)
 	}
 	if (server ? type != SES_RESUME : type != SES_RESUMED || !p->resuming)
 		return -EBADMSG;
-	if (server) {
-		p->resuming = 1;
-		s->resume_ns = clock_mono_ns();
-		ses_retire(s);
-		if (p->dead || s->error)
-			return 0;
-	}
+	if (!server && le64_get(h->pos) != p->turn)
+		return -EBADMSG;
+	if (server && !server_turn(p, le64_get(h->pos)))
+		return 0;
 	take_over(p, received, server);
 	return 1;
 }
@@ -267,7 +282,8 @@ void *ses_path_main(void *arg)
 	while (!done) {
 		rc = tp_recv(p->tp, &h, sizeof(h));
 		pthread_mutex_lock(&s->lock);
-		p->heard_ns = clock_mono_ns();
+		if (!rc)
+			p->heard_ns = clock_mono_ns();
 		p->pinged = 0;
 		if (rc)
 			ses_path_fail(p, rc, "it broke");
@@ -316,7 +332,6 @@ static int path_start(struct session *s, struct ses_path *p)
 	p->next = s->all;
 	s->all = p;
 	s->slot[p->index] = p;
-	s->ended_ns[p->index] = 0;
 	/* The client calls it ready when it has answered. */
 	if (s->prm.server)
 		pathsel_ready(&s->sel, p->index, p->heard_ns);

@@ -25,8 +25,9 @@ struct ses_path {
 	int dead;  /* under s->lock */
 	int thread_done;   /* under s->lock */
 	int resuming;	   /* RESUME was sent or is being answered; under s->lock */
+	uint64_t turn;	   /* and in which change; set once, before */
 	int pinged;	   /* and no answer yet; under s->lock */
-	uint64_t heard_ns; /* under s->lock */
+	uint64_t heard_ns; /* a whole piece; under s->lock */
 };
 
 struct session {
@@ -47,8 +48,6 @@ struct session {
 	struct pathsel sel, sel_told; /* now; as the owner knows it */
 	unsigned news;		      /* counts what the watch has to look at */
 	struct tp_fault fault[PATHSEL_MAX];
-	/* When it last ended by the peer's doing; 0: it is up, or ended otherwise. */
-	uint64_t ended_ns[PATHSEL_MAX];
 	int reading;	      /* the receiver is inside of in->tp */
 	uint64_t reading_ns;  /* since when */
 	uint64_t lost_ns;     /* since when there is no @in */
@@ -57,6 +56,7 @@ struct session {
 	uint32_t left;	      /* bytes of the frame that is being read */
 	struct replay replay; /* end changes under order and lock */
 	uint64_t resume_ns;   /* since when a change of paths is under way */
+	uint64_t turn;	      /* the latest change, from 1 */
 	/* Helpers. */
 	pthread_t watch_thread, beat_thread;
 	int watching, beating;
@@ -74,6 +74,8 @@ void ses_path_get(struct ses_path *p); /* lock held */
 void ses_path_put(struct ses_path *p); /* lock held */
 /* Lock held. @rc: what its transport said, or 0: given up here. */
 void ses_path_fail(struct ses_path *p, int rc, const char *why);
+/* When anything last came in on it, part of a piece or not. */
+uint64_t ses_path_heard(const struct ses_path *p);
 /* One frame without content on @p. 0 or the transport's error. @try: -EAGAIN rather than wait for
  * another sender. */
 int ses_say(struct ses_path *p, enum ses_type type, uint64_t received, int try);

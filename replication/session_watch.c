@@ -23,10 +23,20 @@ static void wait_turn(struct session *s, pthread_cond_t *c, uint64_t at)
 	(void)pthread_cond_timedwait(c, &s->lock, &ts);
 }
 
-/* Only a receiver that waits can tell silence from bytes that nobody asked for. */
+static int other_ready(const struct session *s, const struct ses_path *p)
+{
+	for (unsigned i = 0; i < s->prm.paths; i++)
+		if (i != p->index && s->sel.path[i].state == PATHSEL_READY)
+			return 1;
+	return 0;
+}
+
+/* Only a receiver that waits can tell silence from bytes that nobody asked for. A path that is to take
+ * over is waited for while there is no other: its word may come through late, and a new connection
+ * would not be quicker. */
 static int is_silent(const struct session *s, const struct ses_path *p, uint64_t now)
 {
-	uint64_t since = p->heard_ns, limit = s->prm.silence_ns;
+	uint64_t since = ses_path_heard(p), limit = s->prm.silence_ns;
 
 	if (p == s->in) {
 		if (!s->reading)
@@ -34,6 +44,8 @@ static int is_silent(const struct session *s, const struct ses_path *p, uint64_t
 		since = since > s->reading_ns ? since : s->reading_ns;
 	} else if (p->resuming) {
 		since = since > s->resume_ns ? since : s->resume_ns;
+		if (!other_ready(s, p))
+			return 0;
 	} else {
 		limit *= SPARE_SILENCE;
 	}
@@ -51,30 +63,18 @@ static void look(struct session *s, uint64_t now)
 		ses_fail(s, -ETIMEDOUT, "no path to the peer works");
 }
 
-static int resuming(const struct session *s)
-{
-	for (unsigned i = 0; i < s->prm.paths; i++)
-		if (s->slot[i] && s->slot[i]->resuming)
-			return 1;
-	return 0;
-}
-
-/* The way back is taken while the better path is seen to be alive, and not on old words. */
-static int is_alive(const struct session *s, unsigned i)
-{
-	return s->slot[i] && clock_mono_ns() - s->slot[i]->heard_ns < s->prm.silence_ns;
-}
-
 /* Do what is to be done; returns the bits of paths that are to be connected. */
 static unsigned decide(struct session *s)
 {
 	unsigned want = 0;
 	struct pathsel_do d;
 
-	while (!s->error && !resuming(s)) {
+	while (!s->error) {
+		for (unsigned i = 0; i < s->prm.paths; i++)
+			if (s->slot[i])
+				pathsel_heard(&s->sel, i, ses_path_heard(s->slot[i]));
 		d = pathsel_decide(&s->sel, clock_mono_ns());
-		if (d.act == PATHSEL_NOTHING ||
-		    (d.act == PATHSEL_USE && s->in && !is_alive(s, d.path)))
+		if (d.act == PATHSEL_NOTHING)
 			break;
 		if (d.act == PATHSEL_CONNECT) {
 			pathsel_connecting(&s->sel, d.path, clock_mono_ns());
@@ -92,7 +92,7 @@ static uint64_t next_turn(const struct session *s)
 	uint64_t now = clock_mono_ns(), at = now + s->prm.silence_ns / SES_TURNS;
 	struct pathsel_do d = {.at = UINT64_MAX};
 
-	if (!s->prm.server && !s->error && !resuming(s))
+	if (!s->prm.server && !s->error)
 		d = pathsel_decide(&s->sel, now);
 	return d.act == PATHSEL_NOTHING && d.at < at ? d.at : at;
 }
@@ -154,14 +154,15 @@ static void beat_in_use(struct session *s)
 	ses_path_put(p);
 }
 
-/* One question at a time, so that none waits in a buffer that nobody empties. */
+/* One question at a time, so that none waits in a buffer that nobody empties. But on a path that is to take
+ * over they go on: there the server hears nothing else, until its answer has come through. */
 static void beat_ready(struct session *s, unsigned i)
 {
 	struct ses_path *p = s->slot[i];
 	uint64_t received = s->received;
 	int rc;
 
-	if (!p || p == s->in || p->resuming || p->pinged)
+	if (!p || p == s->in || (p->pinged && !p->resuming))
 		return;
 	p->pinged = 1;
 	ses_path_get(p);
@@ -170,7 +171,8 @@ static void beat_ready(struct session *s, unsigned i)
 	pthread_mutex_lock(&s->lock);
 	if (rc == -EAGAIN)
 		p->pinged = 0;
-	else if (rc)
+	/* Whose end has closed is found out by who reads it, after its last words: by now it may be in use. */
+	else if (rc && rc != -ECONNRESET && rc != -EPIPE)
 		ses_path_fail(p, rc, "it broke");
 	ses_path_put(p);
 }

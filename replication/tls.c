@@ -7,6 +7,10 @@
  * use the key fails at the client's verification, and a client that does not prove it
  * ends in an alert.
  *
+ * When it is done, the secrets of both directions are taken out by the callback that OpenSSL
+ * has for key logs, and OpenSSL sees no more of the connection. It reads record by record, so
+ * nothing of what follows is lost in its buffers.
+ *
  * OpenSSL gets the socket through a BIO of ours, because its own one would raise SIGPIPE
  * when the peer is gone, and hides what the socket said.
  */
@@ -30,6 +34,8 @@ struct creds {
 	const char *identity;
 	const uint8_t *psk;
 	int other_identity; /* the client named another pair */
+	struct tls *tls;
+	int secrets; /* bits: which have come */
 };
 
 static int bio_write(BIO *b, const char *p, int len)
@@ -131,6 +137,23 @@ static int find_session(SSL *ssl, const unsigned char *id, size_t id_len,
 	return *session_out != NULL;
 }
 
+/* A line of NSS's key log format: label, client's random number, secret. */
+static void keep_secret(const SSL *ssl, const char *line)
+{
+	static const char *const label[2] = {"CLIENT_TRAFFIC_SECRET_0 ",
+					     "SERVER_TRAFFIC_SECRET_0 "};
+	struct creds *c = SSL_get_app_data(ssl);
+	const char *hex = strrchr(line, ' ');
+	size_t n = 0;
+
+	for (int i = 0; i < 2 && hex; i++)
+		if (!strncmp(line, label[i], strlen(label[i])) &&
+		    OPENSSL_hexstr2buf_ex(c->tls->secret[i], TLS_SECRET_LEN, &n, hex + 1,
+					  0) == 1 &&
+		    n == TLS_SECRET_LEN)
+			c->secrets |= 1 << i;
+}
+
 static SSL_CTX *context_make(int server)
 {
 	SSL_CTX *ctx = SSL_CTX_new(server ? TLS_server_method() : TLS_client_method());
@@ -154,11 +177,7 @@ static SSL_CTX *context_make(int server)
 		/* No certificate is trusted, so only the key can pass. */
 		SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL);
 	}
-	/* Both return the set of modes, not success. */
-	(void)SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE |
-					    SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-	SSL_CTX_set_read_ahead(ctx, 1);
-	SSL_CTX_set_default_read_buffer_len(ctx, 256 << 10);
+	SSL_CTX_set_keylog_callback(ctx, keep_secret);
 	return ctx;
 }
 
@@ -289,13 +308,15 @@ static int handshake(struct tls *t, const struct creds *c, unsigned timeout_ms,
 	}
 	if (!SSL_session_reused(t->ssl))
 		return err_set(err, -EACCES, "the peer did not use the pair's key");
+	if (c->secrets != 3 || SSL_has_pending(t->ssl))
+		return err_set(err, -EPROTO, "the TLS handshake left no clean end");
 	return 0;
 }
 
 int tls_init(struct tls *t, int fd, int server, const char *identity,
 	     const uint8_t psk[TLS_PSK_LEN], unsigned timeout_ms, struct err *err)
 {
-	struct creds c = {.identity = identity, .psk = psk};
+	struct creds c = {.identity = identity, .psk = psk, .tls = t};
 	int rc;
 
 	*t = (struct tls){.fd = fd};
@@ -320,38 +341,7 @@ void tls_fini(struct tls *t)
 {
 	SSL_free(t->ssl);
 	t->ssl = NULL;
-}
-
-long tls_write(struct tls *t, const void *p, size_t len, short *events_out)
-{
-	size_t n = 0;
-	int r;
-
-	ERR_clear_error();
-	r = SSL_write_ex(t->ssl, p, len, &n);
-	if (r == 1)
-		return (long)n;
-	*events_out = want(t->ssl, r);
-	return *events_out ? 0 : io_error(t, r);
-}
-
-long tls_read(struct tls *t, void *p, size_t len, short *events_out)
-{
-	size_t n = 0;
-	int r;
-
-	ERR_clear_error();
-	r = SSL_read_ex(t->ssl, p, len, &n);
-	if (r == 1)
-		return (long)n;
-	*events_out = want(t->ssl, r);
-	return *events_out ? 0 : io_error(t, r);
-}
-
-int tls_rekey(struct tls *t)
-{
-	ERR_clear_error();
-	return SSL_key_update(t->ssl, SSL_KEY_UPDATE_NOT_REQUESTED) == 1 ? 0 : -EIO;
+	OPENSSL_cleanse(t->secret, sizeof(t->secret));
 }
 
 int tls_export(struct tls *t, const char *label, const void *context, size_t context_len,
@@ -362,12 +352,4 @@ int tls_export(struct tls *t, const char *label, const void *context, size_t con
 					  context_len, 1) == 1
 		       ? 0
 		       : -EIO;
-}
-
-void tls_bye(struct tls *t)
-{
-	ERR_clear_error();
-	if (SSL_shutdown(t->ssl) < 0)
-		ERR_clear_error(); /* the peer then sees a broken link, which is true as
-				      well */
 }

@@ -21,14 +21,27 @@
 struct err;
 struct tp;
 
+/* How much of what was sent had to be sent again, as far as the transport can tell. */
+struct tp_loss {
+	const char *unit; /* what is counted; NULL: this transport does not see it */
+	uint64_t sent, resent;
+};
+
 struct tp_ops {
 	const char *name;
 	/* All of it or a negative errno. May keep bytes back until flush. */
 	int (*send)(struct tp *tp, const struct iovec *iov, int n);
+	/* All that was sent is on its way. No error because the peer, which may have all of it by then, has
+	 * closed in good order. */
 	int (*flush)(struct tp *tp);
 	/* Exactly @len bytes, or -errno; -EPIPE when the peer closed in good order. */
 	int (*recv)(struct tp *tp, void *p, size_t len);
 	void (*shutdown)(struct tp *tp);
+	/* When the peer's end was last heard of, ns of the monotonic clock, whether recv can return for it
+	 * or not. 0: not known. NULL: as the head says. Any thread. */
+	uint64_t (*heard)(struct tp *tp);
+	/* Since the connection began. The sender's thread. */
+	void (*loss)(struct tp *tp, struct tp_loss *out);
 	/* Frees; no other call may be under way. What was not flushed may be lost. */
 	void (*close)(struct tp *tp);
 };
@@ -39,6 +52,7 @@ struct tp {
 	uint64_t bytes_sent, bytes_received; /* payload; written by one thread each */
 	unsigned send_timeout_ms; /* without any progress; may be changed before the first
 				     send */
+	_Atomic uint64_t heard_ns; /* as the op; written by whoever takes bytes in */
 };
 enum { TP_SEND_TIMEOUT_MS = 10000 };
 
@@ -58,6 +72,19 @@ static inline void tp_shutdown(struct tp *tp)
 {
 	tp->ops->shutdown(tp);
 }
+static inline uint64_t tp_heard(struct tp *tp)
+{
+	return tp->ops->heard ? tp->ops->heard(tp) : tp->heard_ns;
+}
+static inline void tp_loss(struct tp *tp, struct tp_loss *out)
+{
+	tp->ops->loss(tp, out);
+}
+/* For a transport that cannot tell. */
+static inline void tp_loss_unseen(struct tp *tp, struct tp_loss *out)
+{
+	*out = (struct tp_loss){.unit = NULL};
+}
 void tp_close(struct tp *tp); /* NULL is fine */
 
 enum { TP_PSK_LEN = 32 };
@@ -67,6 +94,12 @@ enum { TP_PSK_LEN = 32 };
  * there. @server: who accepted. @identity names the pair. */
 int tp_tcp_open(int fd, int server, const char *identity, const uint8_t psk[TP_PSK_LEN],
 		unsigned timeout_ms, struct tp **tp_out, struct err *err);
+
+/* One transport of @n (2 to TP_TCP_STREAMS_MAX) from tp_tcp_open(), over which nothing is under way: what is
+ * sent is spread over them by threads of their own, and arrives in order. Takes all of them, also on
+ * failure. The peer does the same with the other ends. 0 or -errno with @err. */
+enum { TP_TCP_STREAMS_MAX = 8 };
+int tp_tcp_join(struct tp *const *tps, unsigned n, struct tp **tp_out, struct err *err);
 
 /* The sending side takes new keys each time that so many bytes have gone out, long before
  * the limit of AES-GCM (RFC 8446, section 5.5). Changed by tests, before the first send.
@@ -93,7 +126,8 @@ struct tp_fault {
 	uint64_t cut_after;   /* both ends see an error after n bytes */
 	uint64_t flip_after;  /* one bit of the byte after n bytes is flipped, once */
 	uint64_t stall_after; /* a pulled cable: what is sent after n bytes vanishes, and
-			       * from then on nothing comes in; no error on either side */
+			       * from then on nothing comes in; no error on either side. When
+			       * that is over, what lost bytes is cut */
 };
 /* Takes @inner. */
 int tp_fault_wrap(struct tp *inner, const struct tp_fault *f, struct tp **tp_out,

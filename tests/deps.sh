@@ -9,13 +9,13 @@ set -euo pipefail
 build=(gcc clang make pkg-config
 	libevent-dev liblz4-dev libxxhash-dev libssl-dev libconfig-dev libjansson-dev liburing-dev
 	libnl-3-dev libnl-route-3-dev libseccomp-dev libcap-ng-dev libsystemd-dev
-	libcurl4-openssl-dev libsqlite3-dev libcunit1-dev
-	libibverbs-dev librdmacm-dev libdpdk-dev)
+	libcurl4-openssl-dev libsqlite3-dev libcunit1-dev libipsec-mb-dev libfuse3-dev
+	libibverbs-dev librdmacm-dev libdpdk-dev nbdkit-plugin-dev)
 lint=(clang-format clang-tidy cppcheck shellcheck git)
-lab=(qemu-system-x86 busybox-static cpio kmod zstd socat iproute2 iputils-ping util-linux
-	etcd-server redis-tools mmdebstrap debian-archive-keyring e2fsprogs xz-utils gnuplot-nox jq
-	tcpdump curl rdma-core ibverbs-providers perftest dpdk nftables iperf3
-	openssh-server openssh-client)
+lab=(qemu-system-x86 qemu-utils busybox-static cpio kmod zstd socat iproute2 iputils-ping util-linux
+	etcd-server redis-tools mmdebstrap debian-archive-keyring e2fsprogs dmsetup xz-utils gnuplot-nox jq
+	tcpdump tshark curl rdma-core ibverbs-providers perftest dpdk nftables iperf3
+	openssh-server openssh-client nbdkit libnbd-bin gnutls-bin)
 
 missing_packages() {
 	local have p

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * dpdk - the transport module: a stream's two directions over a lane of a port.
  *
- * The sender fills frames of its own and hands them over by the dozen; the receiver takes them
- * by the dozen and copies out of them; both without the port's lock.
+ * The sender fills frames of its own and offers them by the dozen, without the port's lock; the
+ * receiver takes them by the dozen and copies out of them.
  */
 #include "replication/module.h"
 
@@ -40,11 +40,6 @@ struct tp_end {
 	struct port_end *end;
 };
 
-struct filled {
-	void *frame;
-	unsigned len;
-};
-
 struct dpdk_tp {
 	struct tp tp;
 	struct port *port;
@@ -53,8 +48,9 @@ struct dpdk_tp {
 	atomic_int down;
 	/* the sender's */
 	int send_error;
+	unsigned told_ms; /* the time-out that the lane knows of */
 	void *empty[HANDFUL];
-	struct filled filled[HANDFUL];
+	struct port_filled filled[HANDFUL];
 	unsigned n_empty, n_filled, at; /* at: bytes in the frame that is being filled */
 	void *frame;
 	/* the receiver's */
@@ -75,7 +71,12 @@ static uint64_t in_ms(unsigned ms)
 
 static int may_send(const struct port_end *e)
 {
-	return e->down || lane_room(e->lane) || lane_send_error(e->lane);
+	return e->down || port_has_room(e) || lane_send_error(e->lane);
+}
+
+static int may_close(const struct port_end *e)
+{
+	return e->down || !port_queued(e) || lane_send_error(e->lane);
 }
 
 static int may_read(const struct port_end *e)
@@ -88,72 +89,82 @@ static int may_start(const struct port_end *e)
 	return lane_state(e->lane) >= LANE_ST_OPEN;
 }
 
-/* Locked. What is filled is on its way, or it never will be. */
-static int hand_over(struct dpdk_tp *t)
+static int error_now(const struct dpdk_tp *t)
 {
-	int rc = lane_send_error(t->end->lane);
-
-	for (unsigned i = 0; i < t->n_filled; i++) {
-		if (rc)
-			port_put(t->port, t->filled[i].frame);
-		else
-			lane_push(t->end->lane, t->filled[i].frame, t->filled[i].len);
-	}
-	t->n_filled = 0;
-	if (!rc) {
-		port_push(t->port, t->end);
-		rc = lane_send_error(t->end->lane);
-	}
-	return rc;
+	return atomic_load(&t->down) ? -ESHUTDOWN : atomic_load(&t->end->send_error);
 }
 
-/* Locked. There is no frame to fill: wait for room. */
-static int grab(struct dpdk_tp *t)
+/* Offer what is filled; what there is no room for stays. */
+static void offer(struct dpdk_tp *t)
 {
-	uint64_t until = in_ms(t->tp.send_timeout_ms);
-	int rc = 0;
+	unsigned n = port_offer(t->end, t->filled, t->n_filled);
 
-	for (;;) {
-		unsigned room = lane_room(t->end->lane);
-
-		rc = t->end->down ? -ESHUTDOWN : lane_send_error(t->end->lane);
-		if (rc)
-			return rc;
-		t->n_empty =
-			port_grab(t->port, t->empty, room < HANDFUL ? room : HANDFUL);
-		if (t->n_empty)
-			return 0;
-		/* Room, but no frame: another link of this port has them. */
-		rc = room ? (port_poll(t->port), clock_mono_ns() < until ? 0 : -ETIMEDOUT)
-			  : port_wait(t->port, t->end, PORT_WRITE, may_send, until);
-		if (rc) {
-			/* Half a send may be out: the stream is not whole any more. */
-			lane_fail(t->end->lane, rc);
-			return rc;
-		}
-	}
+	t->n_filled -= n;
+	memmove(t->filled, t->filled + n, t->n_filled * sizeof(t->filled[0]));
 }
 
-static int refill(struct dpdk_tp *t)
+/* Until the queue has room, and there are frames. */
+static int await_room(struct dpdk_tp *t)
 {
 	int rc;
 
 	port_lock(t->port);
-	lane_set_dead_ms(t->end->lane, t->tp.send_timeout_ms);
-	rc = hand_over(t);
-	if (!rc)
-		port_poll(t->port); /* acknowledgements: so that there is room */
-	if (!rc)
-		rc = grab(t);
-	if (atomic_load(&t->down))
-		rc = -ESHUTDOWN;
+	rc = port_wait(t->port, t->end, PORT_WRITE, may_send,
+		       in_ms(t->tp.send_timeout_ms));
+	if (rc) /* half a send may be out: the stream is not whole any more */
+		lane_fail(t->end->lane, rc);
+	else
+		rc = lane_send_error(t->end->lane);
 	port_unlock(t->port);
+	return atomic_load(&t->down) ? -ESHUTDOWN : rc;
+}
+
+static int refill(struct dpdk_tp *t)
+{
+	int rc = error_now(t);
+
+	if (t->told_ms != t->tp.send_timeout_ms) {
+		port_lock(t->port);
+		t->told_ms = t->tp.send_timeout_ms;
+		lane_set_dead_ms(t->end->lane, t->told_ms);
+		port_unlock(t->port);
+	}
+	while (!rc) {
+		offer(t);
+		(void)port_attend(t->port, 1); /* awake, or woken */
+		if (!t->n_filled)
+			t->n_empty = port_grab(t->port, t->empty, HANDFUL);
+		if (t->n_empty)
+			break;
+		rc = await_room(t);
+	}
 	return rc;
+}
+
+/* Offer it all and see it sent. What becomes of it is for later calls: the peer may have answered already and
+ * closed behind its answer. */
+static int push(struct dpdk_tp *t)
+{
+	int rc = error_now(t);
+
+	offer(t);
+	while (!rc && t->n_filled) {
+		(void)port_attend(t->port, 1); /* awake, or woken */
+		rc = await_room(t);
+		offer(t);
+	}
+	atomic_store(&t->end->asked, 1);
+	if (rc || port_attend(t->port, 0))
+		return rc;
+	port_lock(t->port);
+	port_push(t->port, t->end);
+	port_unlock(t->port);
+	return 0;
 }
 
 static void frame_is_full(struct dpdk_tp *t)
 {
-	t->filled[t->n_filled++] = (struct filled){t->frame, t->at};
+	t->filled[t->n_filled++] = (struct port_filled){t->frame, t->at};
 	t->frame = NULL;
 	t->at = 0;
 }
@@ -199,12 +210,18 @@ static int dpdk_flush(struct tp *tp)
 		return t->send_error;
 	if (t->frame)
 		frame_is_full(t);
-	port_lock(t->port);
-	t->send_error = hand_over(t);
-	if (atomic_load(&t->down))
-		t->send_error = -ESHUTDOWN;
-	port_unlock(t->port);
+	t->send_error = push(t);
 	return t->send_error;
+}
+
+static void give_back(struct dpdk_tp *t)
+{
+	void *frames[HANDFUL];
+
+	for (unsigned i = 0; i < t->n_pieces; i++)
+		frames[i] = t->piece[i].frame;
+	port_put_read(t->port, frames, t->n_pieces);
+	t->n_pieces = t->next = t->used = 0;
 }
 
 static int take(struct dpdk_tp *t)
@@ -212,10 +229,8 @@ static int take(struct dpdk_tp *t)
 	struct port *p = t->port;
 	int rc = 0;
 
+	give_back(t);
 	port_lock(p);
-	for (unsigned i = 0; i < t->n_pieces; i++)
-		port_put(p, t->piece[i].frame);
-	t->n_pieces = t->next = t->used = 0;
 	if (!may_read(t->end))
 		port_poll(p);
 	while (!may_read(t->end))
@@ -250,6 +265,7 @@ static int dpdk_recv(struct tp *tp, void *p, size_t len)
 		memcpy((uint8_t *)p + done, c->data + t->used, n);
 		done += n;
 		t->used += (unsigned)n;
+		tp->heard_ns = clock_mono_ns();
 		if (t->used == c->len) {
 			t->next++;
 			t->used = 0;
@@ -267,27 +283,42 @@ static void dpdk_shutdown(struct tp *tp)
 	port_lock(t->port);
 	atomic_store(&t->down, 1);
 	t->end->down = 1;
+	port_settle(t->end);
 	lane_close(t->end->lane, 1, clock_mono_ns());
 	port_push(t->port, t->end);
 	pthread_cond_broadcast(&t->end->change);
 	port_unlock(t->port);
 }
 
+static void dpdk_loss(struct tp *tp, struct tp_loss *out)
+{
+	struct dpdk_tp *t = of(tp);
+	struct lane_stats st;
+
+	port_lock(t->port);
+	lane_stats(t->end->lane, &st);
+	port_unlock(t->port);
+	*out = (struct tp_loss){.unit = "frames", .sent = st.sent, .resent = st.resent};
+}
+
 static void dpdk_close(struct tp *tp)
 {
 	struct dpdk_tp *t = of(tp);
 	struct port *p = t->port;
+	int rc;
 
+	give_back(t);
 	port_lock(p);
-	for (unsigned i = 0; i < t->n_pieces; i++)
-		port_put(p, t->piece[i].frame);
+	port_settle(t->end);
+	/* With a gap in what the peer has, the lane may be full while there are frames yet. */
+	rc = port_wait(p, t->end, PORT_WRITE, may_close, in_ms(t->tp.send_timeout_ms));
 	for (unsigned i = 0; i < t->n_empty; i++)
 		port_put(p, t->empty[i]);
 	for (unsigned i = 0; i < t->n_filled; i++)
 		port_put(p, t->filled[i].frame);
 	if (t->frame)
 		port_put(p, t->frame);
-	lane_close(t->end->lane, 0, clock_mono_ns());
+	lane_close(t->end->lane, rc != 0, clock_mono_ns());
 	port_push(p, t->end);
 	port_leave(p, t->end);
 	port_unlock(p);
@@ -300,6 +331,7 @@ static const struct tp_ops dpdk_ops = {
 	.flush = dpdk_flush,
 	.recv = dpdk_recv,
 	.shutdown = dpdk_shutdown,
+	.loss = dpdk_loss,
 	.close = dpdk_close,
 };
 
@@ -423,7 +455,7 @@ static int end_connect(struct tp_end *end, const uint8_t *blob, size_t len,
 	port_lock(end->port);
 	if (!rc)
 		rc = start(end, &cfg, timeout_ms, err);
-	if (rc) {
+	if (!t || rc) {
 		port_leave(end->port, end->end);
 		port_unlock(end->port);
 		free(end);
@@ -440,6 +472,15 @@ static int end_connect(struct tp_end *end, const uint8_t *blob, size_t len,
 	free(end);
 	*tp_out = &t->tp;
 	return 0;
+}
+
+/* For tests: how the port waits when it is idle, how often it waited for traffic, and how often
+ * traffic ended that. Any thread. */
+const char *rhea_tp_dpdk_idle(struct tp_dev *dev, unsigned *waits, unsigned *woken);
+__attribute__((visibility("default"))) const char *
+rhea_tp_dpdk_idle(struct tp_dev *dev, unsigned *waits, unsigned *woken)
+{
+	return port_idle_mode(dev->port, waits, woken);
 }
 
 extern const struct tp_module rhea_tp_module;

@@ -96,6 +96,7 @@ static int make_pool(struct port *p, struct err *err)
 	frames = (unsigned)(((uint64_t)p->args.window_mib << 20) / per);
 	for (p->slots = 64; p->slots * 2 <= frames; p->slots *= 2)
 		;
+	p->queue = port_queue(p->args.mtu);
 	p->pool = buffers(2 * p->slots + port_margin(&p->args), p->args.frame_room);
 	if (!p->pool)
 		return err_sys(err, rte_errno ? -rte_errno : -ENOMEM,
@@ -104,15 +105,16 @@ static int make_pool(struct port *p, struct err *err)
 	return 0;
 }
 
-static int set_up(struct port *p, struct err *err)
+/* Configured and started. @interrupts: for what is received. */
+static int try_set_up(struct port *p, int interrupts)
 {
-	struct rte_eth_conf conf = {0};
+	struct rte_eth_conf conf = {.intr_conf.rxq = interrupts ? 1 : 0};
 	struct rte_eth_dev_info info;
 	uint16_t rx = (uint16_t)port_ring(&p->args), tx = rx;
 	int rc = rte_eth_dev_info_get(p->id, &info);
 
 	if (rc)
-		return err_sys(err, rc, "dpdk: port %u", p->id);
+		return rc;
 	/* Drivers without a word on the matter carry what their interface carries; the lane
 	 * finds out how much that is. */
 	if (p->args.mtu > 1500 && info.max_mtu >= p->args.mtu &&
@@ -123,8 +125,30 @@ static int set_up(struct port *p, struct err *err)
 	    (rc = rte_eth_rx_queue_setup(p->id, 0, rx, SOCKET_ID_ANY, NULL, p->pool)) ||
 	    (rc = rte_eth_tx_queue_setup(p->id, 0, tx, SOCKET_ID_ANY, NULL)) ||
 	    (rc = rte_eth_macaddr_get(p->id, &p->mac)) || (rc = rte_eth_dev_start(p->id)))
+		return rc;
+	if (!interrupts)
+		return 0;
+	rc = rte_eth_dev_rx_intr_enable(p->id, 0);
+	if (!rc)
+		rc = rte_eth_dev_rx_intr_disable(p->id, 0);
+	if (rc)
+		(void)rte_eth_dev_stop(p->id); /* so that it can be configured anew */
+	return rc;
+}
+
+/* Drivers of cards say by failing, at one step or another, that they have no such interrupts; those on
+ * the kernel's interfaces have none, and cannot be started a second time. */
+static int set_up(struct port *p, struct err *err)
+{
+	int interrupts = !p->args.iface[0], rc = try_set_up(p, interrupts);
+
+	if (rc && interrupts) {
+		interrupts = 0;
+		rc = try_set_up(p, 0);
+	}
+	if (rc)
 		return err_sys(err, rc, "dpdk: port %u", p->id);
-	return 0;
+	return port_idle_up(p, interrupts, err);
 }
 
 void port_hardware_down(struct port *p)
@@ -133,6 +157,7 @@ void port_hardware_down(struct port *p)
 	(void)rte_eth_dev_close(p->id); /* the same */
 	if (p->flags_fd >= 0)
 		(void)close(p->flags_fd); /* nothing was written */
+	port_idle_down(p);
 	rte_mempool_free(p->pool);
 	(void)rte_eal_cleanup(); /* the same */
 }
@@ -166,8 +191,10 @@ static void await_link(struct port *p)
 
 int port_hardware_up(struct port *p, struct err *err)
 {
-	int rc = start_eal(p, err);
+	int rc;
 
+	port_idle_before(p);
+	rc = start_eal(p, err);
 	if (rc)
 		return rc;
 	rc = (rc = find_port(p, err)) || (rc = make_pool(p, err)) ? rc : set_up(p, err);

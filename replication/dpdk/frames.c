@@ -12,8 +12,6 @@
 #include <rte_ethdev.h>
 #include <string.h>
 
-enum { FREE_USE, APP_USE, KEPT_USE };
-
 uint8_t *port_data(void *frame)
 {
 	return rte_pktmbuf_mtod((struct rte_mbuf *)frame, uint8_t *);
@@ -26,7 +24,7 @@ static void *frame_get(void *self, uint8_t **data_out)
 
 	if (!m)
 		return NULL;
-	m->hash.usr = FREE_USE;
+	m->hash.usr = PORT_FREE_USE;
 	*data_out = rte_pktmbuf_mtod(m, uint8_t *);
 	return m;
 }
@@ -35,11 +33,11 @@ void port_put(struct port *p, void *frame)
 {
 	struct rte_mbuf *m = frame;
 
-	if (m->hash.usr == APP_USE)
-		p->app_frames--;
-	else if (m->hash.usr == KEPT_USE)
-		p->kept--;
-	m->hash.usr = FREE_USE;
+	if (m->hash.usr == PORT_APP_USE)
+		atomic_fetch_sub(&p->app_frames, 1);
+	else if (m->hash.usr == PORT_KEPT_USE)
+		atomic_fetch_sub(&p->kept, 1);
+	m->hash.usr = PORT_FREE_USE;
 	rte_pktmbuf_free(m);
 }
 
@@ -109,23 +107,6 @@ void port_flush(struct port *p)
 	memmove(p->out, p->out + done, p->n_out * sizeof(p->out[0]));
 }
 
-unsigned port_grab(struct port *p, void **frames, unsigned max)
-{
-	unsigned n;
-
-	max = max < p->slots - p->app_frames ? max : p->slots - p->app_frames;
-	for (n = 0; n < max; n++) {
-		struct rte_mbuf *m = rte_pktmbuf_alloc(p->pool);
-
-		if (!m)
-			break;
-		m->hash.usr = APP_USE;
-		frames[n] = m;
-	}
-	p->app_frames += n;
-	return n;
-}
-
 /* An id of this process that no lane has: the sender missed its end. */
 static void answer_stranger(struct port *p, const struct lane_msg *m)
 {
@@ -165,8 +146,8 @@ void port_arrived(struct port *p, struct rte_mbuf *b, uint64_t now)
 	struct port_end *e = NULL;
 	struct lane_msg m;
 
-	b->hash.usr = KEPT_USE;
-	p->kept++;
+	b->hash.usr = PORT_KEPT_USE;
+	(void)atomic_fetch_add(&p->kept, 1); /* looked at below */
 	if (b->nb_segs == 1 &&
 	    lane_parse(rte_pktmbuf_mtod(b, uint8_t *), b->data_len, &m) == LANE_GOOD) {
 		e = find_end(p, &m);
@@ -174,7 +155,7 @@ void port_arrived(struct port *p, struct rte_mbuf *b, uint64_t now)
 			answer_stranger(p, &m);
 	}
 	/* More than a window can only be several lanes': theirs is sent again. */
-	if (!e || !e->lane || (m.kind == LANE_DATA && p->kept > p->slots) ||
+	if (!e || !e->lane || (m.kind == LANE_DATA && atomic_load(&p->kept) > p->slots) ||
 	    !lane_input(e->lane, &m, b, now))
 		port_put(p, b);
 }

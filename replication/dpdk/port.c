@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * port - one Ethernet port under DPDK, with the lanes that run on it.
  *
- * System calls of all threads that poll, after port_open() has returned: futex, clock_nanosleep,
- * sched_yield, clock_gettime, exit; madvise and munmap when the port's thread ends. The drivers add
+ * System calls of all threads that poll, after port_open() has returned: futex, ppoll, write and read
+ * of an event, clock_gettime, exit; madvise and munmap when the port's thread ends. The drivers add
  *   net_af_packet       sendto, poll; ioctl (SIOCGIFFLAGS) on a socket that is open already
  *   net_af_xdp          sendto, recvfrom, poll; ioctl the same
- *   with uio or vfio    none (registers and rings are mapped); DPDK's interrupt thread, which is
- *                       there from the start, calls epoll_wait, read and write
+ *   with uio or vfio    read and write of the device's interrupt (registers and rings are mapped);
+ *                       DPDK's interrupt thread, which is there from the start, calls epoll_wait,
+ *                       read and write
  * Capabilities are needed by none of it.
  */
 #include "replication/dpdk/port_impl.h"
@@ -16,7 +17,7 @@
 
 #include <errno.h>
 #include <rte_ethdev.h>
-#include <sched.h>
+#include <rte_pause.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,11 +26,13 @@
 
 enum {
 	BURSTS = 4, /* of one poll, so that the lock is not kept for ever */
-	SENDS = 16,
-	NAP_MIN_US = 5,
+	SENDS = 4,
+	NAP_MIN_US = 15,
 	NAP_MAX_US = 100,
-	NAP_UNUSED_US = 2000, /* no lane at all */
-	SPIN_US = 40,	      /* of a thread that waits, before it sleeps */
+	NAP_IDLE_US =
+		1000,	/* the longest delay of what comes next, if nothing tells of it */
+	QUIET_US = 500, /* nothing came for so long: wait for what tells of it */
+	SPIN_US = 40,	/* of a thread that waits for an answer, before it sleeps */
 	LINK_MS = 10,
 	LINK_DOWN_TIMES = 2,
 	LINGER_MS = 2000,
@@ -37,7 +40,9 @@ enum {
 
 void port_lock(struct port *p)
 {
+	pthread_mutex_lock(&p->gate);
 	pthread_mutex_lock(&p->lock);
+	pthread_mutex_unlock(&p->gate);
 }
 
 void port_unlock(struct port *p)
@@ -69,6 +74,10 @@ static void wake(struct port_end *e)
 
 static void end_free(struct port_end *e)
 {
+	if (e->lane) {
+		lane_fail(e->lane, -ESHUTDOWN);
+		port_settle(e);
+	}
 	lane_free(e->lane);
 	e->lane = NULL;
 	e->used = 0;
@@ -80,12 +89,14 @@ static uint64_t serve(struct port *p, struct port_end *e, uint64_t now)
 	uint64_t next = UINT64_MAX;
 
 	for (unsigned i = 0; i < SENDS; i++) {
+		port_feed(e);
 		next = lane_output(e->lane, now);
 		if (p->n_out > PORT_OUT / 2 || next <= now)
 			port_flush(p);
 		if (next > now || p->n_out == PORT_OUT)
 			break;
 	}
+	atomic_store(&e->send_error, lane_send_error(e->lane));
 	return next;
 }
 
@@ -108,8 +119,10 @@ static unsigned receive(struct port *p, uint64_t now)
 void port_poll(struct port *p)
 {
 	uint64_t now = clock_mono_ns(), next;
-	unsigned got = receive(p, now);
+	unsigned got;
 
+	atomic_store(&p->offered, 0);
+	got = receive(p, now);
 	p->next_ns = UINT64_MAX;
 	for (unsigned i = 0; i < PORT_ENDS; i++) {
 		struct port_end *e = &p->end[i];
@@ -134,23 +147,46 @@ void port_push(struct port *p, struct port_end *e)
 
 	port_flush(p);
 	p->next_ns = next < p->next_ns ? next : p->next_ns;
+	if (p->next_ns < p->sleep.until_ns)
+		port_wake(p);
+}
+
+/* A free one, or the one whose user has been gone for the longest: what it still had to say is not
+ * worth a new link. */
+static struct port_end *place_for_one(struct port *p)
+{
+	struct port_end *oldest = NULL;
+
+	for (unsigned i = 0; i < PORT_ENDS; i++) {
+		struct port_end *e = &p->end[i];
+
+		if (!e->used)
+			return e;
+		if (!e->owned && (!oldest || p->last_id - (uint32_t)e->id >
+						     p->last_id - (uint32_t)oldest->id))
+			oldest = e;
+	}
+	if (oldest)
+		end_free(oldest);
+	return oldest;
 }
 
 struct port_end *port_add(struct port *p, struct err *err)
 {
-	for (unsigned i = 0; i < PORT_ENDS; i++) {
-		struct port_end *e = &p->end[i];
+	struct port_end *e = place_for_one(p);
 
-		if (e->used)
-			continue;
-		e->used = e->owned = 1;
-		e->down = 0;
-		e->lane = NULL;
-		e->id = (uint64_t)p->instance << 32 | ++p->last_id;
-		return e;
+	if (!e) {
+		(void)err_set(err, -EMFILE, "dpdk: more than %d links on one port",
+			      PORT_ENDS);
+		return NULL;
 	}
-	(void)err_set(err, -EMFILE, "dpdk: more than %d links on one port", PORT_ENDS);
-	return NULL;
+	e->used = e->owned = 1;
+	e->down = 0;
+	e->port = p;
+	e->lane = NULL;
+	atomic_store(&e->send_error, 0);
+	e->id = (uint64_t)p->instance << 32 | ++p->last_id;
+	return e;
 }
 
 void port_leave(struct port *p, struct port_end *e)
@@ -170,26 +206,32 @@ int port_start_lane(struct port *p, struct port_end *e, struct lane_cfg *cfg)
 	return e->lane ? 0 : -ENOMEM;
 }
 
-static struct timespec to_timespec(uint64_t ns)
+/* Nobody else has looked for a moment. */
+static int nobody_polls(const struct port *p, uint64_t now)
 {
-	return (struct timespec){.tv_sec = (time_t)(ns / 1000000000),
-				 .tv_nsec = (long)(ns % 1000000000)};
+	return now - p->polled_ns >= NAP_MIN_US * 1000ull;
 }
 
 int port_wait(struct port *p, struct port_end *e, enum port_wait what,
 	      int (*ready)(const struct port_end *e), uint64_t until_ns)
 {
 	uint64_t began = clock_mono_ns(), now = began;
-	struct timespec ts = to_timespec(until_ns);
+	const struct timespec ts = {.tv_sec = (time_t)(until_ns / 1000000000),
+				    .tv_nsec = (long)(until_ns % 1000000000)};
 
-	while (!ready(e) && now < began + SPIN_US * 1000ull && now < until_ns) {
+	/* An answer may be near. Who waits for anything else leaves it to the port's thread, which
+	 * takes in more at a time. */
+	while (atomic_load(&e->asked) && !ready(e) && now < until_ns &&
+	       now < began + SPIN_US * 1000ull) {
 		port_unlock(p);
-		(void)sched_yield(); /* always 0 */
+		rte_pause();
 		port_lock(p);
 		if (!ready(e))
 			port_poll(p);
 		now = clock_mono_ns();
 	}
+	if (!ready(e))
+		atomic_store(&e->asked, 0);
 	e->waits[what] = ready;
 	while (!ready(e) && now < until_ns) {
 		(void)pthread_cond_timedwait(&e->change, &p->lock,
@@ -211,6 +253,8 @@ static void watch_link(struct port *p, uint64_t now)
 	for (unsigned i = 0; i < PORT_ENDS && p->link_down; i++)
 		if (p->end[i].used && p->end[i].lane) {
 			lane_fail(p->end[i].lane, -ECONNRESET);
+			atomic_store(&p->end[i].send_error,
+				     lane_send_error(p->end[i].lane));
 			wake(&p->end[i]);
 		}
 }
@@ -231,37 +275,51 @@ static int unused(const struct port *p)
 	return 1;
 }
 
-/* How long the thread may sleep: not past a lane's next deed, and longer the longer nothing came.
- * While others poll it only looks after them. */
+static int is_quiet(const struct port *p, uint64_t now)
+{
+	return p->sleep.n && now - p->busy_ns >= QUIET_US * 1000ull;
+}
+
+/* How long the thread may sleep: not past a lane's next deed, and longer the longer nothing came. */
 static uint64_t nap_ns(const struct port *p, uint64_t now)
 {
-	uint64_t idle = now - p->busy_ns, nap = idle / 8;
+	uint64_t max = p->sleep.n ? NAP_MAX_US * 1000ull : NAP_IDLE_US * 1000ull;
+	uint64_t nap = (now - p->busy_ns) / 8;
 
-	if (unused(p))
-		return NAP_UNUSED_US * 1000ull;
+	nap = nap < max ? nap : max;
 	nap = nap > NAP_MIN_US * 1000ull ? nap : NAP_MIN_US * 1000ull;
-	nap = nap < NAP_MAX_US * 1000ull ? nap : NAP_MAX_US * 1000ull;
-	if (now + nap > p->next_ns)
+	if (is_quiet(p, now))
+		nap = LINK_MS * 1000000ull;
+	if (!unused(p) && now + nap > p->next_ns)
 		nap = p->next_ns > now ? p->next_ns - now : 0;
 	return nap;
 }
 
-static void nap(uint64_t ns)
+/* Until there is something to do again. */
+static void rest(struct port *p, uint64_t now)
 {
-	struct timespec ts = to_timespec(ns);
+	uint64_t ns = nap_ns(p, now);
 
-	if (ns)
-		(void)clock_nanosleep(CLOCK_MONOTONIC, 0, &ts,
-				      NULL); /* shorter is fine */
-	else
-		(void)sched_yield(); /* always 0 */
+	if (ns) {
+		atomic_store(&p->hot, 0);
+		if (!atomic_load(&p->offered)) {
+			p->sleep.until_ns = now + ns;
+			port_sleep(p, ns, is_quiet(p, now));
+			p->sleep.until_ns = 0;
+		}
+		atomic_store(&p->hot, 1);
+		return;
+	}
+	port_unlock(p); /* others want something, too */
+	port_lock(p);
 }
 
 static void run(struct port *p)
 {
-	uint64_t now, end = UINT64_MAX, sleep;
+	uint64_t now, end = UINT64_MAX;
 
 	port_lock(p);
+	atomic_store(&p->hot, 1);
 	for (;;) {
 		now = clock_mono_ns();
 		if (p->stop && end == UINT64_MAX)
@@ -269,13 +327,10 @@ static void run(struct port *p)
 		if (p->stop && (!lingering(p) || now > end))
 			break;
 		/* Others poll: that is as good, and they need the lock. */
-		if (now - p->polled_ns >= NAP_MIN_US * 1000ull)
+		if (atomic_load(&p->offered) || nobody_polls(p, now))
 			port_poll(p);
 		watch_link(p, now);
-		sleep = nap_ns(p, now);
-		port_unlock(p);
-		nap(sleep);
-		port_lock(p);
+		rest(p, now);
 	}
 	for (unsigned i = 0; i < PORT_ENDS; i++)
 		if (p->end[i].used)
@@ -335,6 +390,7 @@ static void port_free(struct port *p)
 		pthread_cond_destroy(&p->end[i].change);
 	pthread_cond_destroy(&p->started);
 	pthread_mutex_destroy(&p->lock);
+	pthread_mutex_destroy(&p->gate);
 	port_args_free(&p->args);
 	free(p);
 }
@@ -348,6 +404,7 @@ int port_open(const char *args, struct port **port_out, struct err *err)
 	if (!p)
 		return err_set(err, -ENOMEM, "dpdk: out of memory");
 	/* Plain initialisation of these cannot fail on Linux. */
+	pthread_mutex_init(&p->gate, NULL);
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->started, NULL);
 	pthread_condattr_init(&at);
@@ -375,6 +432,7 @@ void port_close(struct port *p)
 {
 	port_lock(p);
 	p->stop = 1;
+	port_wake(p);
 	port_unlock(p);
 	(void)pthread_join(p->thread, NULL); /* our own thread */
 	port_free(p);

@@ -20,6 +20,9 @@ enum {
 	PORT_CACHE = 256,
 };
 
+/* What a frame counts as. */
+enum { PORT_FREE_USE, PORT_APP_USE, PORT_KEPT_USE };
+
 /* What the arguments say. */
 struct port_args {
 	char *text; /* owned; the words point into it */
@@ -40,8 +43,29 @@ unsigned port_ring(const struct port_args *a);
 unsigned port_margin(const struct port_args *a);
 void port_args_free(struct port_args *a);
 
+/* How the port's thread waits when nothing happens. */
+enum port_idle {
+	PORT_IDLE_NAPS,	      /* it looks now and then */
+	PORT_IDLE_INTERRUPTS, /* the driver's */
+	PORT_IDLE_SOCKETS,    /* those on which a virtual port runs */
+};
+enum { PORT_SOCKETS = 4, PORT_FDS = 1024 };
+
+struct port_sleep {
+	enum port_idle mode;
+	int event;	      /* wakes it; -1: not open */
+	int fd[PORT_SOCKETS]; /* of the interrupt; of sockets */
+	unsigned n;
+	uint64_t until_ns; /* asleep until then; 0: awake. Under the lock. */
+	/* for tests: times that it waited for traffic, and that traffic ended the wait */
+	atomic_uint waits, woken;
+	uint8_t before[PORT_FDS / 8]; /* files that were open before DPDK's start */
+};
+
 struct port {
-	pthread_mutex_t lock;
+	/* The lock; who waits for it holds the gate, so that the port's thread cannot take it
+	 * again at once. */
+	pthread_mutex_t gate, lock;
 	pthread_t thread;
 	struct port_args args;
 	/* of the start, under the lock */
@@ -53,10 +77,14 @@ struct port {
 	struct rte_ether_addr mac;
 	struct rte_mempool *pool;
 	unsigned slots;	   /* frames of a window */
+	unsigned queue;	   /* frames of an end's queue that are used */
 	uint32_t instance; /* upper half of the ids that this process gives away */
 	uint32_t last_id;
-	unsigned app_frames; /* frames given to senders and not acknowledged */
-	unsigned kept;	     /* frames received and not read */
+	atomic_uint app_frames; /* frames given to senders and not acknowledged */
+	atomic_uint kept;	/* frames received and not read */
+	atomic_int hot;		/* the port's thread will look at the queues again */
+	atomic_int offered;	/* something was put into a queue since the last poll */
+	struct port_sleep sleep;
 	int stop, link_down;
 	int flags_fd; /* to ask for the interface's flags; -1: there is none */
 	unsigned down_seen;
@@ -76,5 +104,21 @@ extern const struct lane_ops port_lane_ops;
 /* Takes what came in. */
 void port_arrived(struct port *p, struct rte_mbuf *b, uint64_t now);
 void port_flush(struct port *p); /* what is gathered, as far as the driver takes it */
+
+/* queue.c */
+/* Frames of at most @mtu bytes in a queue: few enough to be in a cache still. */
+unsigned port_queue(unsigned mtu);
+/* Locked: give the lane as much of what was offered as it can soon send. */
+void port_feed(struct port_end *e);
+
+/* idle.c */
+void port_idle_before(struct port *p); /* DPDK's start */
+/* The port is configured with rx interrupts if @interrupts, and started. */
+int port_idle_up(struct port *p, int interrupts, struct err *err);
+void port_idle_down(struct port *p);
+/* Locked; gives up the lock meanwhile. Sleep for @ns, or until port_wake(), or, with @quiet,
+ * until there is traffic. */
+void port_sleep(struct port *p, uint64_t ns, int quiet);
+void port_wake(struct port *p);
 
 #endif

@@ -17,6 +17,8 @@ enum {
 	SILENCE_DEFAULT_MS = 500, /* as the heartbeat's */
 	SILENCE_MIN_MS = 10,
 	SILENCE_MAX_MS = 60000,
+	SPIN_DEFAULT_US = 50,
+	SPIN_MAX_US = 100000,
 };
 
 /* Digits, and K or M if @units; ULONG_MAX when it is no number. */
@@ -74,6 +76,8 @@ static int set_word(struct hello_args *a, const char *word)
 	else if (n == 7 && !memcmp(word, "silence", n))
 		rc = set_number(number_of(eq + 1, 0), SILENCE_MIN_MS, SILENCE_MAX_MS,
 				&a->silence_ms);
+	else if (n == 4 && !memcmp(word, "spin", n))
+		rc = set_number(number_of(eq + 1, 0), 0, SPIN_MAX_US, &a->spin_us);
 	return rc;
 }
 
@@ -83,6 +87,7 @@ int hello_args_parse(const char *text, struct hello_args *a_out, struct err *err
 		.ring = RING_DEFAULT,
 		.send = SEND_DEFAULT,
 		.silence_ms = SILENCE_DEFAULT_MS,
+		.spin_us = SPIN_DEFAULT_US,
 	};
 	char word[WORD_MAX];
 
@@ -97,7 +102,7 @@ int hello_args_parse(const char *text, struct hello_args *a_out, struct err *err
 			return err_set(err, -EINVAL,
 				       "rdma: \"%.*s\" is none of address=A, "
 				       "ring=BYTES, send=BYTES (64K to 512M), "
-				       "silence=MS (10 to 60000)",
+				       "silence=MS (10 to 60000), spin=US (0 to 100000)",
 				       (int)(n < WORD_MAX ? n : WORD_MAX), p);
 		p += n;
 	}

@@ -59,9 +59,10 @@ struct hello_args {
 	uint32_t ring;		  /* bytes that the peer may write ahead */
 	uint32_t send;		  /* bytes that can wait here for the device */
 	unsigned silence_ms;	  /* a path that is silent for so long is dead */
+	unsigned spin_us;	  /* a wait that is usually shorter does not sleep */
 };
 
-/* "address=A [ring=BYTES] [send=BYTES] [silence=MS]", in any order; BYTES may end in K or
+/* "address=A [ring=BYTES] [send=BYTES] [silence=MS] [spin=US]", in any order; BYTES may end in K or
  * M. -EINVAL with @err. */
 int hello_args_parse(const char *text, struct hello_args *a_out, struct err *err);
 

@@ -193,6 +193,7 @@ static int stream_recv(struct tp *tp, void *p, size_t len)
 	pthread_mutex_lock(&l->lock);
 	while (done < len && !(rc = receiver_wait(l, &n))) {
 		n = n < len - done ? n : len - done;
+		tp->heard_ns = clock_mono_ns();
 		pthread_mutex_unlock(&l->lock);
 		memcpy((uint8_t *)p + done, l->mem_in.p + l->in.read % l->in.size, n);
 		pthread_mutex_lock(&l->lock);
@@ -247,5 +248,6 @@ const struct tp_ops stream_ops = {
 	.flush = stream_flush,
 	.recv = stream_recv,
 	.shutdown = stream_shutdown,
+	.loss = tp_loss_unseen,
 	.close = stream_close,
 };

@@ -26,7 +26,6 @@
 #include <unistd.h>
 
 enum {
-	SPIN_NS = 50000,
 	USUAL_WEIGHT = 8, /* how slowly the usual wait follows */
 	PROBES_A_SILENCE = 4,
 	NS_PER_MS = 1000000,
@@ -75,9 +74,9 @@ void wait_wake(struct link *l)
 /* 1 when something came. */
 static int spin(struct link *l, const struct link_waiter *w, uint64_t seen)
 {
-	const uint64_t began = clock_mono_ns();
+	const uint64_t began = clock_mono_ns(), most = l->dev->args.spin_us * 1000ull;
 
-	while (w->usual_ns < SPIN_NS && clock_mono_ns() - began < SPIN_NS) {
+	while (w->usual_ns < most && clock_mono_ns() - began < most) {
 		pthread_mutex_unlock(&l->lock);
 		__builtin_ia32_pause();
 		pthread_mutex_lock(&l->lock);

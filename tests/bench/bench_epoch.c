@@ -89,7 +89,7 @@ static void bare_turn(const struct kit *k, unsigned pages, uint64_t ram, struct 
 	/* Its own page faults are not the floor's. */
 	memset(f->copy, 1, (size_t)(pages + 1000) * 2 * GM_PAGE);
 	(void)snprintf(cmdline, sizeof(cmdline), "mode=dirty dirty=%u", pages);
-	kit_vm_up(k, &v, ram, 0, -1, cmdline);
+	kit_vm_up(k, &v, ram, 0, -1, cmdline, NULL);
 	if (gm_log(vm_gm(v.vm), 1, &e) || vm_start(v.vm, &e))
 		kit_die("start", &e);
 	end = clock_mono_ns() + seconds_for(k, pages) * 1000000000ull;
@@ -292,7 +292,7 @@ static double bare_speed(const struct kit *k, const char *cmdline, unsigned us)
 
 	if (!bits)
 		kit_die("memory", NULL);
-	kit_vm_up(k, &v, 128 * MIB, 0, -1, cmdline);
+	kit_vm_up(k, &v, 128 * MIB, 0, -1, cmdline, NULL);
 	if ((us && gm_log(vm_gm(v.vm), 1, &e)) || vm_start(v.vm, &e))
 		kit_die("start", &e);
 	kit_sleep_us(300000);
@@ -415,7 +415,7 @@ static void ask_bare(const struct kit *k, struct hist *h)
 	int fd[2];
 
 	card(fd);
-	kit_vm_up(k, &v, 128 * MIB, 1, fd[0], serve);
+	kit_vm_up(k, &v, 128 * MIB, 1, fd[0], serve, NULL);
 	if (vm_start(v.vm, &e))
 		kit_die("start", &e);
 	kit_sleep_us(300000);

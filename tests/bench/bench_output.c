@@ -56,7 +56,7 @@ static void begin(const struct kit *k, struct held *h, size_t len)
 	struct epoch_trigger t = {0};
 	struct err e = {0};
 
-	kit_vm_up(k, &h->vm, 32 << 20, 1, open_tap(), NULL);
+	kit_vm_up(k, &h->vm, 32 << 20, 1, open_tap(), NULL, NULL);
 	if (netbuf_create(LIMIT, h->vm.loop, 0, t, &h->vm.nb, &e) ||
 	    netbuf_add_net(h->vm.nb, h->vm.net, &e))
 		kit_die("output buffer", &e);

@@ -2,7 +2,9 @@
  * kit - what the benchmarks share: VMs with the ring-3 guest, and rows of figures.
  */
 #include "tests/bench/kit.h"
+#include "tests/bench/kit_slow.h"
 
+#include "diskrep/diskrep.h"
 #include "hv/base/err.h"
 #include "hv/base/log.h"
 #include "hv/base/loop.h"
@@ -83,8 +85,32 @@ static void guest_event(void *arg, enum vm_event ev, const char *text)
 	kit_die("the guest ended", &e);
 }
 
+enum { DISK_BUFFER = 256 << 20 };
+
+static void add_disk(struct kit_vm *v, const struct kit_disk *d)
+{
+	struct blk image, outer;
+	struct vblk *dev;
+	struct err e = {0};
+
+	if (d->open)
+		image = d->open(d->arg, v->loop);
+	else if (raw_open(dup(d->fd), v->loop, &image, &e))
+		kit_die("the disk", &e);
+	if (d->slow_us)
+		image = kit_slow(image, v->loop, d->slow_us, d->slow_bytes_s);
+	outer = image;
+	if (d->replicated &&
+	    (diskrep_create(DISK_BUFFER, v->loop, d->trigger, &v->dr, &e) ||
+	     diskrep_add(v->dr, image, d->fd, &outer, &e) ||
+	     diskrep_activity(v->dr, d->activity_fd, NULL, NULL, &e)))
+		kit_die("the disk's replication", &e);
+	if (vblk_create(v->vm, outer, "bench", 0, &dev, &e))
+		kit_die("the disk's device", &e);
+}
+
 void kit_vm_up(const struct kit *k, struct kit_vm *v, uint64_t ram, int with_net, int tap,
-	       const char *cmdline)
+	       const char *cmdline, const struct kit_disk *disk)
 {
 	static const uint8_t mac[6] = {0x52, 0x54, 0, 0x77, 0, 1};
 	struct vm_kernel kernel = {
@@ -105,6 +131,8 @@ void kit_vm_up(const struct kit *k, struct kit_vm *v, uint64_t ram, int with_net
 	vm_on_event(v->vm, guest_event, NULL);
 	if (with_net && vnet_create(v->vm, tap, mac, &v->net, &e))
 		kit_die("net", &e);
+	if (disk)
+		add_disk(v, disk);
 	if (cmdline && vm_boot(v->vm, &kernel, &e))
 		kit_die("boot", &e);
 	errno = -pthread_create(&v->io, NULL, io_main, v->loop);
@@ -118,6 +146,7 @@ void kit_vm_down(struct kit_vm *v)
 	pthread_join(v->io, NULL);
 	vm_destroy(v->vm);
 	netbuf_destroy(v->nb);
+	diskrep_destroy(v->dr);
 	loop_destroy(v->loop);
 }
 

@@ -18,6 +18,8 @@
 #include "remus/primary.h"
 #include "remus/standby.h"
 
+struct blk;
+struct diskrep;
 struct err;
 struct loop;
 struct mach_part;
@@ -45,14 +47,28 @@ void kit_sleep_us(unsigned us);
 struct kit_vm {
 	struct loop *loop;
 	struct vm *vm;
-	struct vnet *net;  /* NULL: none */
-	struct netbuf *nb; /* NULL: none; destroyed with the VM */
+	struct vnet *net;   /* NULL: none */
+	struct netbuf *nb;  /* NULL: none; destroyed with the VM */
+	struct diskrep *dr; /* the same */
 	pthread_t io;
 };
 
-/* @tap: -1 and @with_net for a card that leads nowhere. Booted but not started if @cmdline. */
+/* A disk, raw unless @open: as it is, or behind the replicating filter. */
+struct kit_disk {
+	int fd; /* borrowed */
+	struct blk (*open)(void *arg, struct loop *loop);
+	void *arg;
+	int replicated;
+	struct epoch_trigger trigger; /* if it is */
+	int activity_fd;	      /* of its log, borrowed; -1: none */
+	unsigned slow_us;	      /* kit_slow.h; 0: as fast as it is */
+	uint64_t slow_bytes_s;
+};
+
+/* @tap: -1 and @with_net for a card that leads nowhere. Booted but not started if @cmdline.
+ * @disk: NULL: none. */
 void kit_vm_up(const struct kit *k, struct kit_vm *v, uint64_t ram, int with_net, int tap,
-	       const char *cmdline);
+	       const char *cmdline, const struct kit_disk *disk);
 void kit_vm_down(struct kit_vm *v);
 /* Turns of the guest's loop. */
 uint64_t kit_progress(const struct kit_vm *v);
@@ -63,6 +79,10 @@ struct kit_opts {
 	unsigned interval_us, min_interval_us, inflight;
 	unsigned latency_target_us, overhead_cap;
 	int with_net, tap;
+	/* Images of the primary and of the standby; @journal_fd: the standby's, -1: none. */
+	int with_disk, disk_fd[2], activity_fd, journal_fd;
+	uint64_t journal_bytes, slow_bytes_s;
+	unsigned slow_us; /* the primary's disk: kit_slow.h; 0: as fast as it is */
 };
 
 /* What the standby's process tells. */

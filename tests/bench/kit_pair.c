@@ -3,6 +3,7 @@
  */
 #include "tests/bench/kit.h"
 
+#include "diskrep/diskrep.h"
 #include "hv/base/clock.h"
 #include "hv/base/err.h"
 #include "hv/vm.h"
@@ -82,11 +83,15 @@ static void on_standby(void *arg, enum standby_state s, uint64_t term, int bye,
 static void standby_main(const struct kit *k, struct kit_shared *sh,
 			 const struct kit_opts *o)
 {
+	struct diskrep_journal journal = {
+		.vm = "bench", .fd = o->journal_fd, .bytes = o->journal_bytes};
 	struct standby_config cfg = {.vm = "bench", .on_state = on_standby};
-	struct standby_part part[3];
+	struct kit_disk disk = {.fd = o->disk_fd[1], .activity_fd = -1};
+	struct standby_part part[4];
 	struct mach_standby *mach;
 	struct mem_standby *mem;
 	struct netbuf_standby *nb;
+	struct diskrep_standby *dr;
 	struct standby *s;
 	struct kit_vm v;
 	struct err e = {0};
@@ -95,15 +100,20 @@ static void standby_main(const struct kit *k, struct kit_shared *sh,
 	(void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* cannot fail */
 	go_to_namespace();
 	tp = listen_once(sh);
-	kit_vm_up(k, &v, o->ram, o->with_net, -1, NULL);
+	kit_vm_up(k, &v, o->ram, o->with_net, -1, NULL, o->with_disk ? &disk : NULL);
 	if (mach_standby_create(v.vm, &mach, &e) ||
 	    mem_standby_create(vm_gm(v.vm), 2 * o->ram, &mem, &e) ||
-	    netbuf_standby_create(&nb, &e))
+	    netbuf_standby_create(&nb, &e) ||
+	    (o->with_disk &&
+	     diskrep_standby_create(&disk.fd, 1, 256 << 20, &journal, &dr, &e)))
 		kit_die("the standby's participants", &e);
 	part[0] = mach_standby(mach);
 	part[1] = mem_standby(mem);
 	part[2] = netbuf_standby_part(nb);
-	if (standby_create(&cfg, part, 3, &s, &e) || standby_attach(s, tp, 1, &e))
+	if (o->with_disk)
+		part[3] = diskrep_standby_part(dr);
+	if (standby_create(&cfg, part, o->with_disk ? 4 : 3, &s, &e) ||
+	    standby_attach(s, tp, 1, &e))
 		kit_die("the standby", &e);
 	while (!atomic_load(&sh->stop))
 		kit_sleep_us(10000);
@@ -169,7 +179,7 @@ static void make_primary(struct kit_pair *p, const struct kit_opts *o)
 				     .on_state = on_primary,
 				     .arg = p};
 	struct epoch_trigger t = {.request = trigger, .arg = p};
-	struct part part[3];
+	struct part part[4];
 	struct err e = {0};
 
 	if (mach_part_create(p->vm.vm, &p->mach, &e) ||
@@ -180,14 +190,26 @@ static void make_primary(struct kit_pair *p, const struct kit_opts *o)
 	part[0] = mach_part(p->mach);
 	part[1] = mem_part(p->mem);
 	part[2] = netbuf_part(p->vm.nb);
-	if (primary_create(&cfg, part, 3, &p->primary, &e) ||
-	    primary_alone(p->primary, 1, &e) || vm_start(p->vm.vm, &e))
+	if (o->with_disk)
+		part[3] = diskrep_part(p->vm.dr);
+	if (primary_create(&cfg, part, o->with_disk ? 4 : 3, &p->primary, &e) ||
+	    (o->with_disk && diskrep_run(p->vm.dr, &e)))
+		kit_die("the primary", &e);
+	if (o->with_disk)
+		diskrep_start(p->vm.dr);
+	if (primary_alone(p->primary, 1, &e) || vm_start(p->vm.vm, &e))
 		kit_die("the primary", &e);
 }
 
 void kit_pair_up(const struct kit *k, struct kit_pair *p, const struct kit_opts *o)
 {
 	uint64_t end = clock_mono_ns() + WAIT_S * 1000000000ull;
+	struct kit_disk disk = {.fd = o->disk_fd[0],
+				.replicated = 1,
+				.trigger = {.request = trigger, .arg = p},
+				.activity_fd = o->activity_fd,
+				.slow_us = o->slow_us,
+				.slow_bytes_s = o->slow_bytes_s};
 	struct err e = {0};
 
 	*p = (struct kit_pair){0};
@@ -201,7 +223,8 @@ void kit_pair_up(const struct kit *k, struct kit_pair *p, const struct kit_opts 
 		kit_die("fork", NULL);
 	if (!p->standby)
 		standby_main(k, p->shared, o);
-	kit_vm_up(k, &p->vm, o->ram, o->with_net, o->tap, o->cmdline);
+	kit_vm_up(k, &p->vm, o->ram, o->with_net, o->tap, o->cmdline,
+		  o->with_disk ? &disk : NULL);
 	make_primary(p, o);
 	if (primary_attach(p->primary, connect_standby(p), 1, &e))
 		kit_die("attach", &e);

@@ -28,7 +28,7 @@ static void try_preface(const uint8_t *data, size_t size)
 		return;
 	}
 	assert(memchr(p.vm, 0, sizeof(p.vm)) && p.vm[0]);
-	assert(!preface_encode(p.vm, p.term, p.further, &again));
+	assert(!preface_encode(p.vm, p.term, p.kind, &again));
 	assert(!memcmp(&again, bytes, sizeof(bytes)));
 }
 

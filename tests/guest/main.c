@@ -55,7 +55,14 @@ static void tell_people(uint64_t n, uint64_t ns)
 }
 
 /* The registers that the ACPI tables of this machine speak of (hv/acpi.h). */
-enum { PORT_SLEEP = 0x600, PORT_RESET = 0x602, SLEEP_S5 = 0x20 | 5 << 2, RESET = 1 };
+enum {
+	PORT_SLEEP = 0x600,
+	PORT_RESET = 0x602,
+	PORT_EVENT = 0x604,
+	POWER_BUTTON = 1,
+	SLEEP_S5 = 0x20 | 5 << 2,
+	RESET = 1
+};
 
 /* A guest that still runs after it has asked was not listened to. */
 static void end_machine(void)
@@ -80,6 +87,8 @@ static void count_for_ever(void)
 		if (params.disk)
 			r.disk_n = disk_turn(r.n, params.flush && r.n % params.flush == 0,
 					     mix(r.n));
+		if (params.grow)
+			r.blocks = disk_grow_turn(r.n, mix(r.n));
 		if (params.think_us)
 			wait_until(time_ns() + params.think_us * 1000);
 		net_count(&r);
@@ -88,7 +97,8 @@ static void count_for_ever(void)
 		if (params.console)
 			tell_people(r.n, start);
 		wait_until(start + params.pace_us * 1000);
-		if (r.n == params.turns)
+		if (r.n == params.turns ||
+		    (params.button && io_in8(PORT_EVENT) & POWER_BUTTON))
 			end_machine();
 	}
 }
@@ -139,12 +149,25 @@ static void serve_for_ever(void)
 	}
 }
 
+/* mode=load: the disk is kept busy; the progress counts requests. */
+static void load_for_ever(void)
+{
+	const struct disk_load l = {.write = params.write,
+				    .random = params.random,
+				    .depth = (unsigned)params.depth,
+				    .flush = params.flush,
+				    .bytes = params.bytes};
+
+	disk_load(&l, (volatile uint64_t *)GP_PROGRESS_GPA);
+}
+
 static void introduce(void)
 {
 	static const char *const modes[] = {
 		[MODE_COUNTER] = "guest: mode=counter",
 		[MODE_DIRTY] = "guest: mode=dirty",
 		[MODE_SERVE] = "guest: mode=serve",
+		[MODE_LOAD] = "guest: mode=load",
 	};
 
 	say(modes[params.mode]);
@@ -170,11 +193,13 @@ void guest_main(void)
 		fail("memory: too small for the working set");
 	if (params.net && !net_open())
 		fail("net: there is no such device");
-	if (params.disk && !disk_open())
+	if (params.disk && !disk_open(params.disk, params.scatter))
 		fail("disk: there is no such device");
 	params.console = params.console && console_open();
 	if (params.mode == MODE_DIRTY)
 		dirty_for_ever();
+	if (params.mode == MODE_LOAD)
+		load_for_ever();
 	if (params.mode == MODE_SERVE)
 		serve_for_ever();
 	count_for_ever();

@@ -33,7 +33,7 @@ static void post(uint16_t slot)
 
 int net_open(void)
 {
-	if (!virtio_find(NET_ID, &dev) || !dev.device || !virtio_begin(&dev, F_MAC))
+	if (!virtio_find(NET_ID, 0, &dev) || !dev.device || !virtio_begin(&dev, F_MAC))
 		return 0;
 	for (unsigned i = 0; i < sizeof(mac); i++)
 		mac[i] = io_read8(dev.device + i);
@@ -98,6 +98,7 @@ void net_count(const struct net_report *r)
 		io_relax();
 	}
 	frame_fill(o, everybody, GP_COUNT);
+	o->frame.seq = r->blocks;
 	slot_send(o);
 }
 

@@ -8,7 +8,7 @@
 
 /* What is true now, and goes into each frame. */
 struct net_report {
-	uint64_t boot_id, n, mem_n, disk_n;
+	uint64_t boot_id, n, mem_n, disk_n, blocks;
 };
 
 /* 0: there is no such device. */

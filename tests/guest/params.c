@@ -4,6 +4,7 @@
 #include "tests/guest/params.h"
 
 #include "tests/guest/io.h"
+#include "tests/guest/proto.h"
 
 struct start_info {
 	uint32_t magic, version, flags, modules;
@@ -71,6 +72,7 @@ void params_read(struct params *p, uint64_t *ram_end_out)
 	*p = (struct params){
 		.mode = mode && mode[0] == 'd'	 ? MODE_DIRTY
 			: mode && mode[0] == 's' ? MODE_SERVE
+			: mode && mode[0] == 'l' ? MODE_LOAD
 						 : MODE_COUNTER,
 		.dirty = number_of(line, "dirty", 16),
 		.words = number_of(line, "words", 1),
@@ -78,10 +80,17 @@ void params_read(struct params *p, uint64_t *ram_end_out)
 		.think_us = number_of(line, "think", 0),
 		.compute = number_of(line, "compute", 0),
 		.net = number_of(line, "net", 0) != 0,
-		.disk = number_of(line, "disk", 0) != 0,
+		.disk = (unsigned)number_of(line, "disk", 0),
+		.scatter = number_of(line, "scatter", 0),
+		.grow = number_of(line, "grow", 0) != 0,
 		.console = number_of(line, "console", 1) != 0,
 		.flush = number_of(line, "flush", 64),
 		.turns = number_of(line, "turns", 0),
+		.write = number_of(line, "write", 0) != 0,
+		.random = number_of(line, "random", 0) != 0,
+		.bytes = number_of(line, "bytes", GP_BLOCK),
+		.depth = number_of(line, "depth", 1),
+		.button = number_of(line, "button", 0) != 0,
 		.reset = end && end[0] == 'r',
 	};
 	p->set = number_of(line, "set", p->dirty);

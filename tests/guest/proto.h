@@ -30,14 +30,16 @@ struct gp_frame {
 	uint64_t mem_n;	 /* what all dirtied pages held, every word checked */
 	uint64_t
 		disk_n; /* what the header block on disk holds: written and completed; == n when disk=1 */
-	uint64_t seq;  /* of a PING */
+	uint64_t
+		seq; /* of a PING; of a COUNT with grow=1: blocks of all disks, as they are used */
 	uint64_t tsc;  /* when it was made, on the guest's clock */
 	char text[40]; /* of a FAIL */
 } __attribute__((packed));
 
 _Static_assert(sizeof(struct gp_frame) == 110, "gp_frame");
 
-/* On disk: block 0 (4 KiB) is the header, blocks 1.. hold one turn each, n modulo their number.
+/* On disk: block 0 (4 KiB) is the header, blocks 1.. hold one turn each, n modulo their number; the last ones
+ * are scattered's, if it is asked for, and hold some time or other.
  * Every 8-byte word of a block is its n, XORed with the word's index. */
 #define GP_BLOCK 4096
 

@@ -49,7 +49,7 @@ void say_number(const char *before, uint64_t n, const char *after)
 
 int console_open(void)
 {
-	if (!virtio_find(CONSOLE_ID, &console) || !virtio_begin(&console, 0))
+	if (!virtio_find(CONSOLE_ID, 0, &console) || !virtio_begin(&console, 0))
 		return 0;
 	vring_open(&console, CONSOLE_TX, &console_tx);
 	virtio_run(&console);

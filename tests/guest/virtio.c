@@ -42,6 +42,7 @@ enum {
 	C_DRIVER_SELECT = 0x08,
 	C_DRIVER_FEATURES = 0x0C,
 	C_STATUS = 0x14,
+	C_GENERATION = 0x15,
 	C_QUEUE_SELECT = 0x16,
 	C_QUEUE_SIZE = 0x18,
 	C_QUEUE_ENABLE = 0x1C,
@@ -92,13 +93,15 @@ static void windows(uint64_t cfg, struct virtio *v)
 	}
 }
 
-int virtio_find(uint16_t id, struct virtio *v)
+int virtio_find(uint16_t id, unsigned nth, struct virtio *v)
 {
 	for (uint64_t slot = 0; slot < SLOTS; slot++) {
 		uint64_t cfg = LAYOUT_ECAM + (slot << SLOT_SHIFT);
 
 		if (io_read32(cfg + CFG_ID) !=
 		    ((uint32_t)(DEVICE_FIRST + id) << 16 | VENDOR_VIRTIO))
+			continue;
+		if (nth--)
 			continue;
 		io_write16(cfg + CFG_COMMAND, COMMAND_MEMORY | COMMAND_MASTER);
 		windows(cfg, v);
@@ -164,6 +167,11 @@ void virtio_run(struct virtio *v)
 	status_add(v, S_DRIVER_OK);
 	if (!(io_read8(v->common + C_STATUS) & S_DRIVER_OK))
 		fail("virtio: a device refuses to run");
+}
+
+uint8_t virtio_generation(const struct virtio *v)
+{
+	return io_read8(v->common + C_GENERATION);
 }
 
 void vring_put(struct vring *r, uint16_t head, const struct vring_buf *buf, unsigned n)

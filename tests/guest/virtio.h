@@ -44,12 +44,16 @@ struct vring_buf {
 	int device_writes;
 };
 
-/* The first device of type @id on the bus; 0: there is none. Its memory decoding is switched on. */
-int virtio_find(uint16_t id, struct virtio *v);
+/* Device number @nth (from 0) of type @id on the bus; 0: there is none. Its memory decoding
+ * is switched on. */
+int virtio_find(uint16_t id, unsigned nth, struct virtio *v);
 /* Reset, and agree on VERSION_1 and what of @features (the low 32 bits) is offered. 0: refused. */
 int virtio_begin(struct virtio *v, uint32_t features);
 void vring_open(struct virtio *v, uint16_t queue, struct vring *r);
 void virtio_run(struct virtio *v); /* after its queues are open */
+
+/* Of the device's configuration: another one means that it has changed. */
+uint8_t virtio_generation(const struct virtio *v);
 
 /* Hand over @n buffers as one chain, from descriptor @head on. The caller knows which are free. */
 void vring_put(struct vring *r, uint16_t head, const struct vring_buf *buf, unsigned n);

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # The rdma transport beside perftest's ib_write_bw and ib_write_lat, on one rxe device, taking turns.
-#   bench_rdma.sh [TURNS]     a line for each turn, then medians, spreads and the turns' ratios
+#   bench_rdma.sh [TURNS [FILE]]   a line for each turn, then medians, spreads and the turns' ratios; the
+#                                  same as JSON, in the form of `make bench`'s, to FILE
 set -euo pipefail
 # shellcheck source=tests/lab/lab.sh
 . "${BASH_SOURCE[0]%/*}/lab.sh"
@@ -11,8 +12,10 @@ size=65536 messages=256 round_trips=500
 port=7200
 module=$B/rhea-tp-rdma.so
 
+# perftest never sleeps. On an emulated device a round trip takes milliseconds, so ours must be told to wait as
+# long as that for it.
 args() {
-	echo "address=$repl_net.$(host_number "$1")"
+	echo "address=$repl_net.$(host_number "$1") spin=20000"
 }
 
 listens() {
@@ -44,23 +47,18 @@ theirs() {
 		awk '$1 ~ /^[0-9]+$/ && NF >= 5 { line = $0 } END { print line }'
 }
 
-# summary NAME THEIRS OURS: medians and spreads of two files, and of the turns' ratios: on a busy
-# machine only what ran one after the other can be compared.
-summary() {
-	paste "$2" "$3" | awk -v name="$1" '
-		{ t[NR] = $1; o[NR] = $2; r[NR] = $2 / $1 }
-		END {
-			printf "%-32s perftest %s   rhea %s   ratio %s\n", name, spread(t, NR, "%.1f"),
-				spread(o, NR, "%.1f"), spread(r, NR, "%.2f")
-		}
-		function spread(a, n, f, i, j, x) {
-			for (i = 2; i <= n; i++)
-				for (j = i; j > 1 && a[j] < a[j - 1]; j--) {
-					x = a[j]; a[j] = a[j - 1]; a[j - 1] = x
-				}
-			x = (a[int((n + 1) / 2)] + a[int((n + 2) / 2)]) / 2
-			return sprintf(f " (" f " to " f ")", x, a[1], a[n])
-		}'
+# row FIGURE UNIT NAME TARGET HOW: one figure of both, from the turns' files, as JSON. The ratio is the turns'
+# median: on a busy machine only what ran one after the other can be compared.
+row() {
+	jq -n --arg figure "$1" --arg unit "$2" --argjson target "$4" --arg how "$5" \
+		--slurpfile floor "$lab_dir/$3.theirs" --slurpfile ours "$lab_dir/$3.ours" '
+		def spread: sort | [.[0], .[-1]];
+		def median: sort | .[length / 2 | floor];
+		[range($ours | length) | $ours[.] / $floor[.]] as $r | ($r | median) as $m |
+		{figure: $figure, value: $ours | median, unit: $unit, spread: $ours | spread,
+		 floor: $floor | median, floor_spread: $floor | spread, ratio: $m, ratio_spread: $r | spread,
+		 target: $target, target_is: $how,
+		 met: (if $how == "ratio >=" then $m >= $target else $m <= $target end)}'
 }
 
 lab_begin
@@ -83,6 +81,14 @@ for ((turn = 1; turn <= turns; turn++)); do
 	awk '{ print $2 }' "$lab_dir/lat" >> "$lab_dir/p99.ours"
 	say "turn $turn: $(tail -qn 1 "$lab_dir"/{bw,p50,p99}.{theirs,ours} | tr '\n' ' ')"
 done
-summary "throughput, 64 KiB, MB/s" "$lab_dir/bw.theirs" "$lab_dir/bw.ours"
-summary "latency, 4 KiB one way, p50, us" "$lab_dir/p50.theirs" "$lab_dir/p50.ours"
-summary "latency, 4 KiB one way, p99, us" "$lab_dir/p99.theirs" "$lab_dir/p99.ours"
+{
+	row "rdma (rxe), 64 KiB, one way" MB/s bw 0.8 "ratio >="
+	row "rdma (rxe), 4 KiB one way, p50" us p50 1.25 "ratio <="
+	row "rdma (rxe), 4 KiB one way, p99" us p99 1.25 "ratio <="
+} | jq -s . > "$lab_dir/rows"
+jq -r 'def two: . * 100 | round / 100;
+	.[] | "\(.figure): perftest \(.floor | two) \(.floor_spread | map(two)), rhea \(.value | two) " +
+	"\(.spread | map(two)) \(.unit), ratio \(.ratio | two) \(.ratio_spread | map(two))"' "$lab_dir/rows"
+if [ $# -gt 1 ]; then
+	cp "$lab_dir/rows" "$2"
+fi

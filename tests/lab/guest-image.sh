@@ -10,9 +10,11 @@ set -euo pipefail
 . "${BASH_SOURCE[0]%/*}/lib.sh"
 # shellcheck source=tests/lab/addresses.sh
 . "$lab_tests/addresses.sh"
+# shellcheck source=tests/lab/debian.sh
+. "$lab_tests/debian.sh"
 
 out=$lab_cache/${GUEST_IMAGE:-guest}
-recipe=("$lab_tests/guest-image.sh" "$lab_tests/addresses.sh")
+recipe=("$lab_tests"/{guest-image,addresses,debian}.sh)
 image_size=400M
 packages=(systemd-sysv udev acpid login passwd iproute2 redis-server linux-image-cloud-amd64
 	initramfs-tools zstd)
@@ -41,19 +43,6 @@ if [ "${GUEST_IMAGE:-guest}" = workloads ]; then
 	. "$lab_tests/guest-workloads.sh"
 	recipe+=("$lab_tests/guest-workloads.sh")
 fi
-
-# This machine's own Debian archives in the form that mmdebstrap reads.
-debian_sources() {
-	# shellcheck disable=SC2016 # apt replaces these, not the shell
-	apt-get indextargets --format 'deb $(REPO_URI) $(CODENAME) $(COMPONENT)' \
-		'Created-By: Packages' 'Origin: Debian' | grep -E ' bookworm(-updates|-security)? main$' |
-		sort -u
-}
-
-# Proxies and the like that this machine's apt was told.
-apt_options() {
-	apt-config dump | grep -E '^Acquire::(http|https|ftp|Check-|Retries)' || true
-}
 
 configure_guest() {
 	local root=$1 unit
@@ -120,20 +109,16 @@ trim_guest() {
 }
 
 make_guest() {
-	local work new=$out.new sources options
+	local work new=$out.new sources
 	work=$(mktemp -d "$lab_cache/guest-root.XXXXXX")
 	# shellcheck disable=SC2064 # this very directory
 	trap "rm -rf '$work'" EXIT
 	rm -rf "$new"
 	mkdir -p "$new"
 	sources=$work/debian.list
-	options=$work/apt.conf
-	debian_sources > "$sources"
-	[ -s "$sources" ] || { apt-get update; debian_sources > "$sources"; }
-	[ -s "$sources" ] || die "apt knows no Debian 12 archive: look at /etc/apt/sources.list.d"
-	apt_options > "$options"
+	debian_lists "$sources"
 	mmdebstrap --mode=root --variant=minbase --format=directory --skip=cleanup/apt \
-		--aptopt="$options" --include="$(IFS=,; echo "${packages[*]}")" \
+		--aptopt="$sources.conf" --include="$(IFS=,; echo "${packages[*]}")" \
 		bookworm "$work/root" "$sources"
 	cp -L "$work/root/vmlinuz" "$new/vmlinuz"
 	make_initrd "$work/root" "$new/initrd"

@@ -47,12 +47,19 @@ step() {
 	[ $ok = 1 ]
 }
 
+# Whether nothing that is waited for will ever come; for who knows such a thing.
+hopeless() { false; }
+
 # wait_until SECONDS command...: polls, every $poll seconds if set, what nothing can signal to a shell.
 wait_until() {
-	local end=$(($(now_ms) + $1 * 1000))
+	local end=$(($(now_ms) + $1 * 1000)) ask=$((SECONDS + 10))
 	shift
 	until "$@"; do
 		[ "$(now_ms)" -lt $end ] || return 1
+		if [ $SECONDS -ge $ask ]; then # seldom: it costs more than a look at what is waited for
+			ask=$((SECONDS + 10))
+			! hopeless || return 1
+		fi
 		sleep "${poll:-0.05}"
 	done
 }

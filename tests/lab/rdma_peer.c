@@ -5,13 +5,16 @@
  *
  * Both sides are given the same groups and run them in step; what is said of "one" and "the
  * other" below is tried both ways round. The exit status is 0 when every check held here.
- * Groups: whole, wire, silent, port, killed, dies. The word "shut-in" before all groups has
+ * Groups: whole (with the suite of tests/native/conform.h), keys, silent, port, killed, dies. The word "shut-in" before all groups has
  * it done as nobody and with next to no system calls.
  */
 #include "hv/base/clock.h"
 #include "hv/base/err.h"
+#include "tests/lab/kit_check.h"
 #include "tests/lab/kit_link.h"
 #include "tests/lab/kit_shut.h"
+#include "tests/native/conform.h"
+#include "tests/native/rekey.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -24,32 +27,10 @@
 enum {
 	KiB = 1 << 10,
 	MiB = 1 << 20,
-	FLOOD = 64 * MiB,
+	FLOOD = 8 * MiB, /* more than the rings of a link */
 	KILLS = 4,
 	PINNED = 8 * MiB, /* two links of the rings that the script sets up */
 };
-
-static int failures;
-static const char *test_name = "";
-
-static void check(int ok, const char *what, int line)
-{
-	if (ok)
-		return;
-	failures++;
-	(void)fprintf(stderr, "%s: line %d: not so: %s\n", test_name, line, what);
-}
-#define CHECK(cond) check(!!(cond), #cond, __LINE__)
-/* Shows the number that is wrong. */
-static void check_rc(int got, int want, const char *what, int line)
-{
-	if (got == want)
-		return;
-	failures++;
-	(void)fprintf(stderr, "%s: line %d: %s is %d, not %d\n", test_name, line, what,
-		      got, want);
-}
-#define CHECK_RC(got, want) check_rc((got), (want), #got, __LINE__)
 
 static int send_text(struct tp *tp, const char *s)
 {
@@ -94,136 +75,28 @@ static void stream_one_way(struct kit *k, int from_server, size_t total, size_t 
 	tp_close(tp);
 }
 
-static void one_way(struct kit *k, int swap)
-{
-	stream_one_way(k, swap, 4 * MiB + 17, 0, 0);
-}
-
 /* Each with its announcement: more of them than can be under way. */
 static void many_small(struct kit *k, int swap)
 {
 	stream_one_way(k, swap, 1500 * 48, 48, 1);
 }
 
-static void both_ways(struct kit *k, int swap)
+/* What every transport promises, whoever of the two accepts. */
+static void suite(struct kit *k, int swap)
 {
-	struct tp *tp = kit_link(k);
-	struct kit_worker w[2] = {
-		{.tp = tp, .seed = (unsigned)k->server, .total = 3 * MiB},
-		{.tp = tp, .seed = (unsigned)!k->server, .total = 3 * MiB},
-	};
+	struct conform c = {.side = k->server != swap,
+			    .swapped = swap,
+			    .sock = k->ctl,
+			    .connect = conform_connect_module,
+			    .module = k->mod,
+			    .dev = k->dev,
+			    .flood = FLOOD};
+	int run = 0;
 
-	kit_start(&w[0], kit_send);
-	kit_start(&w[1], kit_recv);
-	for (int i = 0; i < 2; i++) {
-		kit_join(&w[i]);
-		CHECK_RC(w[i].rc, 0);
-		CHECK(w[i].done == w[i].total && !w[i].wrong);
-	}
-	kit_sync(k);
-	tp_close(tp);
-}
-
-/* One does not read: the other is held, gives up, and what it had sent is no whole stream. */
-static void backpressure(struct kit *k, int swap)
-{
-	struct tp *tp = kit_link(k);
-	char b[64];
-	int rc = 0;
-
-	if (k->server == swap) {
-		tp->send_timeout_ms = 200;
-		CHECK_RC(send_flood(tp), -ETIMEDOUT);
-		CHECK(tp->bytes_sent < FLOOD);
-		CHECK_RC(send_text(tp, "more"), -ETIMEDOUT);
-		CHECK_RC(tp_flush(tp), -ETIMEDOUT);
-		kit_sync(k);
-	} else {
-		kit_sync(k);
-		while (!rc)
-			rc = tp_recv(tp, b, sizeof(b));
-		CHECK_RC(rc, -ECONNRESET);
-		CHECK(tp->bytes_received > 0);
-	}
-	kit_sync(k);
-	tp_close(tp);
-}
-
-static void shutdown_wakes(struct kit *k, int swap)
-{
-	struct tp *tp = kit_link(k);
-	struct kit_worker in = {.tp = tp, .total = 10}, out = {.tp = tp, .total = FLOOD};
-	char b[1];
-
-	if (k->server == swap) {
-		kit_start(&in, kit_recv);
-		kit_start(&out, kit_send);
-		kit_sync(k);
-		tp_shutdown(tp);
-		kit_join(&in);
-		kit_join(&out);
-		CHECK_RC(in.rc, -ESHUTDOWN);
-		CHECK_RC(out.rc, -ESHUTDOWN);
-		tp_shutdown(tp); /* twice is fine */
-		CHECK_RC(send_text(tp, "x"), -ESHUTDOWN);
-		CHECK_RC(tp_recv(tp, b, 1), -ESHUTDOWN);
-	} else {
-		kit_sync(k);
-	}
-	kit_sync(k);
-	tp_close(tp);
-}
-
-static void good_order(struct kit *k, int swap)
-{
-	struct tp *tp = kit_link(k);
-	char b[8];
-
-	if (k->server == swap) {
-		CHECK_RC(send_text(tp, "goodbye"), 0);
-		tp_close(tp);
-		return;
-	}
-	CHECK_RC(tp_recv(tp, b, 7), 0);
-	CHECK(!memcmp(b, "goodbye", 7));
-	CHECK_RC(tp_recv(tp, b, 1), -EPIPE);
-	CHECK_RC(tp_recv(tp, b, 1), -EPIPE);
-	CHECK_RC(send_flood(tp), -ECONNRESET);
-	CHECK_RC(send_text(tp, "x"), -ECONNRESET);
-	tp_close(tp);
-}
-
-static void close_within_recv(struct kit *k, int swap)
-{
-	struct tp *tp = kit_link(k);
-	char b[8];
-
-	if (k->server == swap) {
-		CHECK_RC(send_text(tp, "half"), 0);
-	} else {
-		CHECK_RC(tp_recv(tp, b, 8), -ECONNRESET);
-		CHECK_RC(tp_recv(tp, b, 1), -ECONNRESET);
-	}
-	tp_close(tp);
-}
-
-/* One leaves in anger; its last word is heard, even by who notices it while sending. */
-static void last_word(struct kit *k, int swap)
-{
-	struct tp *tp = kit_link(k);
-	char b[8];
-
-	if (k->server == swap) {
-		CHECK_RC(send_text(tp, "fenced"), 0);
-		tp_shutdown(tp);
-	} else {
-		CHECK_RC(send_flood(tp), -ECONNRESET);
-		CHECK_RC(tp_recv(tp, b, 6), 0);
-		CHECK(!memcmp(b, "fenced", 6));
-		CHECK_RC(tp_recv(tp, b, 1), -ECONNRESET);
-	}
-	kit_sync(k);
-	tp_close(tp);
+	kit_failures += conform_group(&c, "whole", &run);
+	if (!swap)
+		kit_failures += conform_group(&c, "harm", &run) +
+				conform_group(&c, "blobs", &run);
 }
 
 static void both_close_at_once(struct kit *k, int swap)
@@ -294,24 +167,6 @@ static void stranger(struct kit *k, int swap)
 	tp_close(tp);
 }
 
-static void another_version(struct kit *k, int swap)
-{
-	uint8_t blob[TP_BLOB_MAX], theirs[TP_BLOB_MAX];
-	struct err err = {0};
-	struct tp_end *end;
-	struct tp *tp;
-	size_t n;
-
-	if (k->mod->prepare(k->dev, k->server, &end, blob, &n, &err))
-		kit_die("prepare: %s", err.msg);
-	kit_tell(k, blob, n);
-	kit_hear(k, theirs, n);
-	theirs[4]++; /* the version */
-	CHECK_RC(k->mod->connect(end, theirs, n, KIT_CONNECT_MS, &tp, &err), -EPROTO);
-	CHECK(strstr(err.msg, "version"));
-	kit_sync(k);
-}
-
 /* Nobody comes: it ends when the time is up. */
 static void nobody_comes(struct kit *k, int swap)
 {
@@ -338,39 +193,6 @@ static void shell(const char *command)
 		kit_die("failed: %s", command);
 }
 
-static void wire(struct kit *k, const char *netem, size_t total)
-{
-	char command[200];
-
-	(void)snprintf(command, sizeof(command), "tc qdisc replace dev %s root netem %s",
-		       getenv("WIRE"), netem);
-	shell(command);
-	kit_sync(k);
-	stream_one_way(k, 0, total, 0, 0);
-	stream_one_way(k, 1, total / 4, 4096, 1);
-	(void)snprintf(command, sizeof(command), "tc qdisc delete dev %s root",
-		       getenv("WIRE"));
-	shell(command);
-	kit_sync(k);
-}
-
-static void wire_loss(struct kit *k, int swap)
-{
-	wire(k, "loss 1% limit 10000", 512 * KiB);
-}
-static void wire_reorder(struct kit *k, int swap)
-{
-	wire(k, "delay 2ms reorder 97% limit 10000", 256 * KiB);
-}
-static void wire_duplicate(struct kit *k, int swap)
-{
-	wire(k, "duplicate 5% limit 10000", 512 * KiB);
-}
-static void wire_delay(struct kit *k, int swap)
-{
-	wire(k, "delay 100ms limit 10000", 256 * KiB);
-}
-
 /* One's frames vanish from now on, silently. Both are told, whether they send or wait. */
 static void silent(struct kit *k, int swap)
 {
@@ -390,9 +212,7 @@ static void silent(struct kit *k, int swap)
 	began = clock_mono_ns();
 	rc = k->server ? tp_recv(tp, b, 1) : send_flood(tp);
 	CHECK_RC(rc, -ECONNRESET);
-	(void)printf("figure: %s told of a silent path after %.0f ms\n",
-		     k->server ? "receiver" : "sender",
-		     (double)(clock_mono_ns() - began) / 1e6);
+	CHECK_TOLD(k->server ? "receiver" : "sender", "a silent path", began);
 	kit_sync(k);
 	if (k->server == swap) {
 		(void)snprintf(command, sizeof(command), "tc qdisc delete dev %s root",
@@ -418,9 +238,8 @@ static void port(struct kit *k, int swap)
 		shell(command);
 	}
 	CHECK_RC(tp_recv(tp, b, 1), -ECONNRESET);
-	(void)printf("figure: %s told of a port that is down after %.0f ms\n",
-		     k->server == swap ? "its own host" : "the peer",
-		     (double)(clock_mono_ns() - began) / 1e6);
+	CHECK_TOLD(k->server == swap ? "its own host" : "the peer", "a port that is down",
+		   began);
 	kit_sync(k);
 	if (k->server == swap) {
 		(void)snprintf(command, sizeof(command), "ip link set %s up",
@@ -474,6 +293,17 @@ static void dies(struct kit *k, int swap)
 	tp_close(tp);
 }
 
+static void meet_for_rekey(void *arg)
+{
+	kit_sync(arg);
+}
+
+static void rekeys(struct kit *k, int swap)
+{
+	CHECK_RC(rekey_run(kit_link(k), k->server, meet_for_rekey, k), 0);
+	kit_sync(k);
+}
+
 struct test {
 	const char *group, *name;
 	void (*fn)(struct kit *k, int swap);
@@ -481,23 +311,13 @@ struct test {
 };
 
 static const struct test tests[] = {
-	{"whole", "one way", one_way, 1},
+	{"whole", "the suite", suite, 1},
 	{"whole", "many small", many_small, 1},
-	{"whole", "both ways", both_ways, 0},
-	{"whole", "backpressure", backpressure, 1},
-	{"whole", "shutdown wakes", shutdown_wakes, 1},
-	{"whole", "good order", good_order, 1},
-	{"whole", "close within recv", close_within_recv, 1},
-	{"whole", "last word", last_word, 1},
 	{"whole", "both close at once", both_close_at_once, 0},
 	{"whole", "two links", two_links, 1},
 	{"whole", "stranger", stranger, 0},
-	{"whole", "another version", another_version, 0},
 	{"whole", "nobody comes", nobody_comes, 0},
-	{"wire", "1 % loss", wire_loss, 0},
-	{"wire", "reordering", wire_reorder, 0},
-	{"wire", "duplication", wire_duplicate, 0},
-	{"wire", "100 ms delay", wire_delay, 0},
+	{"keys", "new keys", rekeys, 0},
 	{"silent", "silent path", silent, 1},
 	{"port", "port down", port, 1},
 	{"killed", "killed peer", killed, 0},
@@ -507,13 +327,13 @@ static const struct test tests[] = {
 static void run_test(struct kit *k, const struct test *t, int swap)
 {
 	const uint64_t began = clock_mono_ns();
-	const int before = failures;
+	const int before = kit_failures;
 
-	test_name = t->name;
+	kit_test_name = t->name;
 	kit_sync(k);
 	t->fn(k, swap);
-	(void)printf("%-6s %s%s, %.1f s\n", failures == before ? "ok" : "FAILED", t->name,
-		     swap ? ", the other way" : "",
+	(void)printf("%-6s %s%s, %.1f s\n", kit_failures == before ? "ok" : "FAILED",
+		     t->name, swap ? ", the other way" : "",
 		     (double)(clock_mono_ns() - began) / 1e9);
 	(void)fflush(stdout);
 }
@@ -552,7 +372,7 @@ static int run_killed(const struct kit *base, char **argv)
 			kit_open(&k, argv[1], argv[2]);
 			run_group(&k, "killed");
 			k.mod->close(k.dev);
-			exit(failures ? 1 : 0);
+			exit(kit_failures ? 1 : 0);
 		}
 		if (waitpid(pid, &status, 0) != pid)
 			kit_die("waitpid: %s", strerror(errno));
@@ -576,7 +396,7 @@ int main(int argc, char **argv)
 	kit_meet(&k, first == 5 ? argv[4] : NULL, (unsigned)atoi(argv[3])); /* NOLINT */
 	for (int i = first; i < argc; i++)
 		if (!strcmp(argv[i], "killed")) {
-			failures += run_killed(&k, argv);
+			kit_failures += run_killed(&k, argv);
 		} else if (!strcmp(argv[i], "shut-in")) {
 			kit_be_nobody(PINNED);
 			kit_open(&k, argv[1], argv[2]);
@@ -590,5 +410,5 @@ int main(int argc, char **argv)
 		}
 	if (k.dev)
 		k.mod->close(k.dev);
-	return failures ? 1 : 0;
+	return kit_failures ? 1 : 0;
 }

@@ -24,6 +24,10 @@ selinux=0 cryptomgr.notests rcupdate.rcu_expedited=1 systemd.show_status=no fsck
 # How checkpoints travel: tcp, or rdma (over rxe) or dpdk (af_packet) on the pair's own wire, with tcp
 # behind it. Windows and rings are small, as the hosts are.
 transport=${TRANSPORT:-tcp}
+# Heartbeats until the peer is suspected. A path is given up after a third of that, and emulated hosts that
+# emulate a card's ring as well are silent for longer than tcp's.
+patience=15
+[ "$transport" = tcp ] || patience=45
 
 path_args() {
 	case $transport in
@@ -74,12 +78,12 @@ rhea_config() {
 	rhea_paths
 	cat <<-C
 		arbiter = { kind = "etcd"; endpoints = ( "http://$client_ip:$etcd_port" ); };
-		heartbeat = { interval_ms = ${HEARTBEAT_MS:-100}; missed = ${HEARTBEAT_MISSED:-15}; };
+		heartbeat = { interval_ms = ${HEARTBEAT_MS:-100}; missed = ${HEARTBEAT_MISSED:-$patience}; };
 		vms = ( {
 		  name = "$vm"; host = "a"; memory = "${GUEST_MEMORY:-192M}"; vcpus = ${GUEST_VCPUS:-1};
 		  kernel = "$guest_image/vmlinuz"; initrd = "$guest_image/initrd";
 		  cmdline = "$guest_cmdline"; interval_ms = ${EPOCH_MS:-100};
-		  disks = ( { path = "/dev/vda"; serial = "system"; } );
+		  disks = ( { path = "/dev/vda"; serial = "system"; } ); journal_size = "128M";
 		  nets = ( { tap = "vm0"; bridge = "br0"; mac = "$guest_mac"; } );
 		} );
 	C
@@ -121,7 +125,7 @@ rhea_answers() {
 # whoever watches must not slow down what he looks at: so rheactl is started once.
 rhea_daemon() {
 	install -m 600 "$lab_dir/rhea.conf" "$lab_dir/$1/rhea.conf"
-	host_spawn "$1" rhead "$B/rhead -c /lab/rhea.conf --host $1 --modules $B"
+	host_spawn "$1" rhead "$B/rhead -c /lab/rhea.conf --host $1 --modules $B ${rhead_more:-}"
 	host_spawn "$1" view "sh -c 'until $B/rheactl --json --watch=0.5 status; do sleep 0.5; done'"
 	poll=0.2 wait_until 60 rhea_answers "$1" || die_with "$1" "rhead on host $1 does not answer"
 }
@@ -177,7 +181,7 @@ rhea_await_redis() {
 rhea_protect() {
 	poll=0.2 step "bringing the standby up on host b" wait_until 300 rhea_is a '.protected' ||
 		die_with b "the guest is not protected"
-	[ "$transport" = tcp ] || poll=0.2 wait_until 60 rhea_is a \
+	[ "$transport" = tcp ] || poll=0.2 wait_until 150 rhea_is a \
 		".link_paths[0] | .transport == \"$transport\" and .in_use" ||
 		die_with a "its checkpoints do not go by $transport"
 }

@@ -62,6 +62,13 @@ static void booted(struct observer *o, const struct gp_frame *f, char name)
 			  f->boot_id, o->boot_id, name);
 }
 
+static void note_silence(struct observed *s, uint64_t now)
+{
+	uint64_t silent = s->frames && now > s->last_ns ? now - s->last_ns : 0;
+
+	s->longest_ns = silent > s->longest_ns ? silent : s->longest_ns;
+}
+
 static void judge(struct observer *o, const struct gp_frame *f, int host, uint64_t now)
 {
 	struct observed *s = &o->st;
@@ -94,10 +101,12 @@ static void judge(struct observer *o, const struct gp_frame *f, int host, uint64
 		s->switches++;
 		s->gap_ns = now - s->last_ns;
 	}
+	note_silence(s, now);
 	s->frames++;
 	s->from[host]++;
 	s->last_host = host;
 	s->last_n = f->n;
+	s->blocks = f->type == GP_COUNT ? f->seq : s->blocks;
 	s->last_ns = now;
 }
 
@@ -200,9 +209,17 @@ void observer_allow_boots(struct observer *o)
 	pthread_mutex_unlock(&o->lock);
 }
 
+void observer_mark(struct observer *o)
+{
+	pthread_mutex_lock(&o->lock);
+	o->st.longest_ns = 0;
+	pthread_mutex_unlock(&o->lock);
+}
+
 void observer_read(struct observer *o, struct observed *out)
 {
 	pthread_mutex_lock(&o->lock);
 	*out = o->st;
+	note_silence(out, clock_mono_ns());
 	pthread_mutex_unlock(&o->lock);
 }

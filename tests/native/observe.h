@@ -16,11 +16,13 @@ struct observer;
 
 struct observed {
 	uint64_t frames, last_n;
+	uint64_t blocks;   /* of the guest's disks, as the last frame says; see proto.h */
 	uint64_t from[2];  /* frames of each host */
 	int last_host;	   /* 0, 1; -1: nothing seen yet */
 	uint64_t last_ns;  /* CLOCK_MONOTONIC of the last frame */
 	uint64_t switches; /* times the VM's frames changed hosts */
 	uint64_t gap_ns;   /* silence before the last switch */
+	uint64_t longest_ns; /* silence since observer_mark(), also one that goes on */
 	uint64_t boots; /* times the guest was booted anew; a violation unless allowed */
 	uint64_t violations;
 	char first_violation[256];
@@ -32,6 +34,8 @@ struct observer *observer_start(const char *ns, const char *port0, const char *p
 void observer_stop(struct observer *o);
 /* This guest reboots on purpose. */
 void observer_allow_boots(struct observer *o);
+/* From now on look for the longest silence anew. */
+void observer_mark(struct observer *o);
 void observer_read(struct observer *o, struct observed *out);
 
 #endif

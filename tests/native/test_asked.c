@@ -86,10 +86,8 @@ static int die_with_the_asking_checkpointed(struct twohosts *p)
 
 static void up(struct twohosts *p, const char *end)
 {
-	static char guest[300], cwd[200], cmdline[128];
-	const char *out = getenv("B") ? getenv("B") : "build/out";
+	static char cmdline[128];
 	struct th_opts opts = {
-		.guest = guest,
 		.cmdline = cmdline,
 		.memory_mib = 32,
 		.vcpus = 1,
@@ -98,9 +96,6 @@ static void up(struct twohosts *p, const char *end)
 		.missed = 5,
 	};
 
-	if (!getcwd(cwd, sizeof(cwd)))
-		exit(1);
-	(void)snprintf(guest, sizeof(guest), "%s/%s/tests/guest/guest.elf", cwd, out);
 	(void)snprintf(cmdline, sizeof(cmdline),
 		       "mode=counter dirty=16 net=1 disk=1 pace=1000 turns=%d end=%s",
 		       TURNS, end);
@@ -125,7 +120,7 @@ static void resets(struct twohosts *p)
 		}
 	}
 	printf("%d resets asked for on one host were done on the other\n", RESETS);
-	th_down(p);
+	th_end(p);
 }
 
 static void power_off(struct twohosts *p)
@@ -147,15 +142,14 @@ static void power_off(struct twohosts *p)
 	if (v.term < 2)
 		th_fail(p, "host %s did not take over first", p->host[!host].name);
 	printf("a power-off asked for on one host was done on the other\n");
-	th_down(p);
+	th_end(p);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	static struct twohosts p;
 
-	setbuf(stdout, NULL);
-	th_seed(clock_mono_ns() | 1);
+	th_begin(argc, argv, NULL);
 	power_off(&p);
 	resets(&p);
 	return 0;

@@ -90,11 +90,8 @@ static void saturate(struct twohosts *p, unsigned seconds)
 
 int main(int argc, char **argv)
 {
-	unsigned seconds = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : 15;
-	char guest[300], cwd[200];
-	const char *out = getenv("B") ? getenv("B") : "build/out";
+	unsigned seconds = 15;
 	struct th_opts opts = {
-		.guest = guest,
 		.cmdline = "mode=counter dirty=64 net=1 disk=1 pace=1000",
 		.memory_mib = 64,
 		.vcpus = 1,
@@ -104,13 +101,9 @@ int main(int argc, char **argv)
 	};
 	static struct twohosts p;
 
-	setbuf(stdout, NULL);
-	th_seed(clock_mono_ns() | 1);
-	if (!getcwd(cwd, sizeof(cwd)))
-		return 1;
-	(void)snprintf(guest, sizeof(guest), "%s/%s/tests/guest/guest.elf", cwd, out);
+	th_begin(argc, argv, &seconds);
 	th_up(&p, &opts);
 	saturate(&p, seconds);
-	th_down(&p);
+	th_end(&p);
 	return 0;
 }

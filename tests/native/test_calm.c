@@ -126,12 +126,9 @@ static void long_pause(struct twohosts *p)
 	printf("a pause of %d ms: the VM stayed where it was\n", PAUSE_MS);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-	char guest[300], cwd[200];
-	const char *out = getenv("B") ? getenv("B") : "build/out";
 	struct th_opts opts = {
-		.guest = guest,
 		.cmdline =
 			"mode=counter dirty=64 net=1 disk=1 pace=1000 turns=3000 end=reset",
 		.memory_mib = 512,
@@ -143,16 +140,12 @@ int main(void)
 	};
 	static struct twohosts p;
 
-	setbuf(stdout, NULL);
-	th_seed(clock_mono_ns() | 1);
-	if (!getcwd(cwd, sizeof(cwd)))
-		return 1;
-	(void)snprintf(guest, sizeof(guest), "%s/%s/tests/guest/guest.elf", cwd, out);
+	th_begin(argc, argv, NULL);
 	th_up(&p, &opts);
 	observer_allow_boots(p.obs);
 	long_epochs(&p);
 	reboots(&p);
 	long_pause(&p);
-	th_down(&p);
+	th_end(&p);
 	return 0;
 }

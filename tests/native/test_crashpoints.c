@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_crashpoints - real VM processes die at each named point of the commit path.
+ * test_crashpoints - real VM processes die at each named point of the commit path (those of a guest that
+ * is saved: test_suspend).
  *
  * A primary that dies there: the other host goes on. A standby that dies there: the primary goes
  * on, and neither loses nor repeats anything. In each frame the observer compares the guest's
@@ -100,12 +101,8 @@ static void one(struct twohosts *p, enum crash_point at)
 
 int main(int argc, char **argv)
 {
-	unsigned times = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : 4;
-	uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 10) : clock_mono_ns() | 1;
-	char guest[300], cwd[200];
-	const char *out = getenv("B") ? getenv("B") : "build/out";
+	unsigned times = 4;
 	struct th_opts opts = {
-		.guest = guest,
 		.cmdline = "mode=counter dirty=64 net=1 disk=1 pace=500",
 		.memory_mib = 32,
 		.vcpus = 1,
@@ -115,18 +112,13 @@ int main(int argc, char **argv)
 	};
 	static struct twohosts p;
 
-	setbuf(stdout, NULL);
-	printf("seed %llu\n", (unsigned long long)seed);
-	th_seed(seed);
-	if (!getcwd(cwd, sizeof(cwd)))
-		return 1;
-	(void)snprintf(guest, sizeof(guest), "%s/%s/tests/guest/guest.elf", cwd, out);
+	th_begin(argc, argv, &times);
 	th_up(&p, &opts);
 	for (unsigned i = 0; i < times; i++)
-		for (int at = 0; at < CRASH_POINTS; at++)
+		for (int at = 0; at < CRASH_HELD; at++)
 			one(&p, (enum crash_point)at);
-	printf("%u deaths at each of %d points, n=%llu\n", times, CRASH_POINTS,
+	printf("%u deaths at each of %d points, n=%llu\n", times, CRASH_HELD,
 	       (unsigned long long)look(&p, "at the end").last_n);
-	th_down(&p);
+	th_end(&p);
 	return 0;
 }

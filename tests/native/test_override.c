@@ -159,6 +159,39 @@ static int is_incomplete(struct twohosts *p, int host)
 	return yes;
 }
 
+/* Once the first commit is on its disks, a moment after it was acknowledged. */
+static void wait_complete(struct twohosts *p, int host)
+{
+	uint64_t end = clock_mono_ns() + (uint64_t)STATE_MS * 1000000;
+
+	while (is_incomplete(p, host)) {
+		if (clock_mono_ns() > end)
+			th_fail(p, "protected, and the image still counts as incomplete");
+		th_sleep_ms(5);
+	}
+}
+
+/* Until the sync overwrites its disks: before that, they are as whole as they were. */
+static void wait_overwritten(struct twohosts *p, int host)
+{
+	uint64_t end = clock_mono_ns() + (uint64_t)STATE_MS * 1000000;
+	int yes = 0;
+
+	while (!yes) {
+		json_t *o = th_rheactl(p, host, "status");
+		json_t *vm = json_array_get(json_object_get(o, "vms"), 0);
+		const char *state = json_string_value(
+			json_object_get(json_object_get(vm, "durable"), "state"));
+
+		yes = state && !strcmp(state, "syncing");
+		json_decref(o);
+		if (clock_mono_ns() > end)
+			th_fail(p, "no sync of host %s's disks begins",
+				p->host[host].name);
+		th_sleep_ms(5);
+	}
+}
+
 static void half_an_image(struct twohosts *p)
 {
 	int owner = protected_host(p), half = !owner;
@@ -169,6 +202,7 @@ static void half_an_image(struct twohosts *p)
 	th_rate(p, "1mbit"); /* a first sync takes many seconds */
 	th_rhead_start(p, half);
 	wait_state(p, half, "standby-syncing");
+	wait_overwritten(p, half);
 	if (!is_incomplete(p, half) || is_incomplete(p, owner))
 		th_fail(p, "status does not say whose image is incomplete");
 	kill_host(p, half);
@@ -188,8 +222,7 @@ static void half_an_image(struct twohosts *p)
 	th_rhead_start(p, owner);
 	if (protected_host(p) != owner)
 		th_fail(p, "not the owner of the whole image runs it");
-	if (is_incomplete(p, half))
-		th_fail(p, "protected, and the image still counts as incomplete");
+	wait_complete(p, half);
 	wait_frames_from(p, owner);
 	printf("its owner, host %s, starts it again\n", p->host[owner].name);
 }
@@ -199,6 +232,7 @@ static void both_dead(struct twohosts *p)
 	int owner = protected_host(p), host = !owner;
 	char text[2048];
 
+	wait_complete(p, host);
 	kill_host(p, owner);
 	kill_host(p, host);
 	(void)kill(p->etcd, SIGSTOP);
@@ -217,12 +251,9 @@ static void both_dead(struct twohosts *p)
 	(void)look(p);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-	char guest[300], cwd[200];
-	const char *out = getenv("B") ? getenv("B") : "build/out";
 	struct th_opts opts = {
-		.guest = guest,
 		.cmdline = "mode=counter dirty=64 net=1 disk=1 pace=2000",
 		.memory_mib = 32,
 		.vcpus = 1,
@@ -232,15 +263,11 @@ int main(void)
 	};
 	static struct twohosts p;
 
-	setbuf(stdout, NULL);
-	th_seed(clock_mono_ns() | 1);
-	if (!getcwd(cwd, sizeof(cwd)))
-		return 1;
-	(void)snprintf(guest, sizeof(guest), "%s/%s/tests/guest/guest.elf", cwd, out);
+	th_begin(argc, argv, NULL);
 	th_up(&p, &opts);
 	standby_goes_on(&p);
 	half_an_image(&p);
 	both_dead(&p);
-	th_down(&p);
+	th_end(&p);
 	return 0;
 }

@@ -178,7 +178,7 @@ test_pairing() {
 
 test_check() {
 	pair 0 --check root@10.79.0.2
-	[ "$(grep -cE '^(same|replication).* yes ' "$dir/out")" = 6 ] || fail "not all is well"
+	[ "$(grep -cE '^(same|path|heartbeat).* yes ' "$dir/out")" = 6 ] || fail "not all is well"
 	sed -i 's/64M/80M/' "$dir/b/etc/rhea.conf"
 	pair 1 --check root@10.79.0.2
 	says "vms[0].memory"

@@ -121,12 +121,9 @@ static void both_gone(struct twohosts *p)
 	(void)protected_host(p);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-	char guest[300], cwd[200];
-	const char *out = getenv("B") ? getenv("B") : "build/out";
 	struct th_opts opts = {
-		.guest = guest,
 		.cmdline = "mode=counter dirty=64 net=1 disk=1 pace=2000",
 		.memory_mib = 32,
 		.vcpus = 1,
@@ -136,17 +133,13 @@ int main(void)
 	};
 	static struct twohosts p;
 
-	setbuf(stdout, NULL);
-	th_seed(clock_mono_ns() | 1);
-	if (!getcwd(cwd, sizeof(cwd)))
-		return 1;
-	(void)snprintf(guest, sizeof(guest), "%s/%s/tests/guest/guest.elf", cwd, out);
+	th_begin(argc, argv, NULL);
 	th_up(&p, &opts);
 	arbiter_gone(&p);
 	for (int i = 0; i < 3; i++)
 		peer_gone(&p);
 	for (int i = 0; i < 3; i++)
 		both_gone(&p);
-	th_down(&p);
+	th_end(&p);
 	return 0;
 }

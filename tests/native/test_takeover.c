@@ -8,7 +8,7 @@
  *
  *   test_takeover [ROUNDS [SEED [kill-vm | stop-host]]]
  *
- * default: 200 rounds; kill-vm, stop-host: nothing but that, stop-host with the default heartbeat
+ * default: 60 rounds; kill-vm, stop-host: nothing but that, stop-host with the default heartbeat
  */
 #include "hv/base/clock.h"
 #include "hv/base/hist.h"
@@ -209,10 +209,9 @@ static void expect_transport(struct twohosts *p, const char *name)
 		th_fail(p, "the checkpoints do not go by %s", name);
 }
 
-static void run_phase(const struct phase *ph, const char *guest, unsigned rounds)
+static void run_phase(const struct phase *ph, unsigned rounds)
 {
 	struct th_opts opts = {
-		.guest = guest,
 		.cmdline = ph->cmdline,
 		.memory_mib = ph->memory_mib,
 		.vcpus = 1,
@@ -244,25 +243,17 @@ static void run_phase(const struct phase *ph, const char *guest, unsigned rounds
 		       (double)hist_quantile(&t.gap[d], 0.99) / 1e3,
 		       (double)t.gap[d].max / 1e3);
 	printf("%u stopped primaries found themselves fenced\n", t.fenced);
-	th_down(&p);
+	th_end(&p);
 }
 
 int main(int argc, char **argv)
 {
-	unsigned rounds = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : 200;
-	uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 10) : clock_mono_ns() | 1;
-	char guest[300], cwd[200];
-	const char *out = getenv("B") ? getenv("B") : "build/out";
+	unsigned rounds = 60;
 
 	if (argc > 3)
 		only = strcmp(argv[3], "kill-vm") != 0 ? STOP_HOST : KILL_VM;
-	setbuf(stdout, NULL);
-	printf("seed %llu\n", (unsigned long long)seed);
-	th_seed(seed);
-	if (!getcwd(cwd, sizeof(cwd)))
-		return 1;
-	(void)snprintf(guest, sizeof(guest), "%s/%s/tests/guest/guest.elf", cwd, out);
+	th_begin(argc, argv, &rounds);
 	for (size_t i = 0; i < sizeof(phases) / sizeof(phases[0]); i++)
-		run_phase(&phases[i], guest, rounds * phases[i].rounds_of_10 / 10);
+		run_phase(&phases[i], rounds * phases[i].rounds_of_10 / 10);
 	return 0;
 }

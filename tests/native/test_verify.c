@@ -100,12 +100,8 @@ static void one_round(struct twohosts *p, unsigned round)
 
 int main(int argc, char **argv)
 {
-	unsigned rounds = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : 4;
-	uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 10) : clock_mono_ns() | 1;
-	char guest[300], cwd[200];
-	const char *out = getenv("B") ? getenv("B") : "build/out";
+	unsigned rounds = 4;
 	struct th_opts opts = {
-		.guest = guest,
 		.cmdline = "mode=counter dirty=64 set=4096 net=1 disk=1 pace=40000",
 		.memory_mib = RAM_MIB,
 		.vcpus = 1,
@@ -115,17 +111,12 @@ int main(int argc, char **argv)
 	};
 	static struct twohosts p;
 
-	setbuf(stdout, NULL);
-	printf("seed %llu\n", (unsigned long long)seed);
-	th_seed(seed);
-	if (!getcwd(cwd, sizeof(cwd)))
-		return 1;
-	(void)snprintf(guest, sizeof(guest), "%s/%s/tests/guest/guest.elf", cwd, out);
+	th_begin(argc, argv, &rounds);
 	th_up(&p, &opts);
 	th_sleep_ms(3000); /* all of the working set is written once */
 	for (unsigned r = 0; r < rounds; r++)
 		one_round(&p, r);
 	printf("%u flipped bits found\n", rounds);
-	th_down(&p);
+	th_end(&p);
 	return 0;
 }

@@ -42,10 +42,39 @@ void th_sleep_ms(unsigned ms)
 		;
 }
 
-static int sh(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-static int sh(const char *fmt, ...)
+void th_begin(int argc, char **argv, unsigned *rounds)
 {
-	char cmd[1024];
+	uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 10) : clock_mono_ns() | 1;
+
+	setbuf(stdout, NULL);
+	printf("seed %llu\n", (unsigned long long)seed);
+	th_seed(seed);
+	if (rounds && argc > 1)
+		*rounds = (unsigned)strtoul(argv[1], NULL, 10);
+}
+
+static const char *build_dir(void)
+{
+	const char *b = getenv("B");
+
+	return b ? b : "build/out";
+}
+
+const char *th_built(const char *name)
+{
+	const char *b = build_dir();
+	char cwd[256] = "", *path;
+
+	if (b[0] != '/' && !getcwd(cwd, sizeof(cwd)))
+		return NULL;
+	if (asprintf(&path, "%s%s%s/%s", cwd, cwd[0] ? "/" : "", b, name) < 0)
+		return NULL;
+	return path;
+}
+
+int th_sh(const char *fmt, ...)
+{
+	char cmd[2048];
 	va_list ap;
 
 	va_start(ap, fmt);
@@ -62,7 +91,7 @@ void th_fail(struct twohosts *p, const char *fmt, ...)
 	va_start(ap, fmt);
 	(void)vsnprintf(what, sizeof(what), fmt, ap); /* truncation is fine */
 	va_end(ap);
-	(void)sh(
+	(void)th_sh(
 		"for f in %s/[ab].log; do echo \"--- $f\" >&2; tail -n 25 \"$f\" >&2; done",
 		p->dir);
 	(void)fprintf(stderr, "FAIL: %s\n", what);
@@ -109,41 +138,65 @@ static void make_host_net(struct twohosts *p, int i)
 {
 	struct th_host *h = &p->host[i];
 
-	if (sh("ip netns add %s && ip -n %s link set lo up", h->ns, h->ns) ||
-	    sh("ip -n %s link add %s type veth peer name cl0 netns %s", p->ns_c,
-	       p->port[i], h->ns) ||
-	    sh("ip -n %s link set %s master cl up", p->ns_c, p->port[i]) ||
-	    sh("ip -n %s link add br0 type bridge && ip -n %s link set cl0 master br0 up",
-	       h->ns, h->ns) ||
-	    sh("ip -n %s addr add 10.77.0.%d/24 dev br0 && ip -n %s link set br0 up",
-	       h->ns, 11 + i, h->ns))
+	if (th_sh("ip netns add %s && ip -n %s link set lo up", h->ns, h->ns) ||
+	    th_sh("ip -n %s link add %s type veth peer name cl0 netns %s", p->ns_c,
+		  p->port[i], h->ns) ||
+	    th_sh("ip -n %s link set %s master cl up", p->ns_c, p->port[i]) ||
+	    th_sh("ip -n %s link add br0 type bridge && ip -n %s link set cl0 master br0 up",
+		  h->ns, h->ns) ||
+	    th_sh("ip -n %s addr add 10.77.0.%d/24 dev br0 && ip -n %s link set br0 up",
+		  h->ns, 11 + i, h->ns))
 		th_fail(p, "the network of host %s could not be made", h->name);
 }
 
 static void make_replication(struct twohosts *p, unsigned path)
 {
-	if (sh("ip -n %s link add repl%u type veth peer name repl%u netns %s",
-	       p->host[0].ns, path, path, p->host[1].ns))
+	if (th_sh("ip -n %s link add repl%u type veth peer name repl%u netns %s",
+		  p->host[0].ns, path, path, p->host[1].ns))
 		th_fail(p, "the replication network could not be made");
 	for (int i = 0; i < 2; i++)
-		if (sh("ip -n %s addr add 10.%u.0.%d/24 dev repl%u && ip -n %s link set repl%u "
-		       "up",
-		       p->host[i].ns, 78 + path, 1 + i, path, p->host[i].ns, path))
+		if (th_sh("ip -n %s addr add 10.%u.0.%d/24 dev repl%u && ip -n %s link set repl%u "
+			  "up",
+			  p->host[i].ns, 78 + path, 1 + i, path, p->host[i].ns, path))
 			th_fail(p, "the replication network could not be set up");
 }
 
 static void make_nets(struct twohosts *p)
 {
-	if (sh("ip netns add %s && ip -n %s link set lo up", p->ns_c, p->ns_c) ||
-	    sh("ip -n %s link add cl type bridge && ip -n %s addr add 10.77.0.1/24 dev "
-	       "cl && "
-	       "ip -n %s link set cl up",
-	       p->ns_c, p->ns_c, p->ns_c))
+	if (th_sh("ip netns add %s && ip -n %s link set lo up", p->ns_c, p->ns_c) ||
+	    th_sh("ip -n %s link add cl type bridge && ip -n %s addr add 10.77.0.1/24 dev "
+		  "cl && "
+		  "ip -n %s link set cl up",
+		  p->ns_c, p->ns_c, p->ns_c))
 		th_fail(p, "the client network could not be made");
 	make_host_net(p, 0);
 	make_host_net(p, 1);
 	for (unsigned i = 0; !i || i < p->opts.networks; i++)
 		make_replication(p, i);
+}
+
+static void write_disk(FILE *f, const struct twohosts *p, const char *file,
+		       const char *format, unsigned i)
+{
+	(void)fprintf(f,
+		      "%s{ path = { a = \"%s/%s\"; b = \"%s/%s\"; }; serial = \"d%u\"; "
+		      "format = \"%s\"; }",
+		      i ? ", " : "", p->host[0].dir, file, p->host[1].dir, file, i,
+		      format);
+}
+
+static void write_disks(FILE *f, const struct twohosts *p)
+{
+	unsigned n = 0;
+
+	(void)fprintf(f, "  disks = ( ");
+	if (!p->opts.disk || p->opts.both_kinds)
+		write_disk(f, p, "disk.img", "raw", n++);
+	if (p->opts.disk)
+		write_disk(f, p, "disk.vhd", "vhd", n++);
+	if (p->opts.two_vhd)
+		write_disk(f, p, "disk2.vhd", "vhd", n);
+	(void)fprintf(f, " );\n");
 }
 
 static void write_config(struct twohosts *p)
@@ -181,14 +234,12 @@ static void write_config(struct twohosts *p)
 		"vms = ( { name = \"v\"; host = \"a\"; memory = \"%uM\"; vcpus = %u; cpu = \"host\";\n"
 		"  verify_interval_s = 1; kernel = \"%s\"; cmdline = \"%s\"; interval_us = %u; autostart = "
 		"true;\n"
-		"  disks = ( { path = { a = \"%s/disk.img\"; b = \"%s/disk.img\"; }; "
-		"serial = \"d0\"; } );\n"
 		"  nets = ( { tap = \"v0\"; bridge = \"br0\"; mac = "
-		"\"52:54:00:00:00:01\"; } );\n"
-		"%s } );\n",
+		"\"52:54:00:00:00:01\"; } );\n",
 		o->heartbeat_ms, o->missed, o->memory_mib, o->vcpus, o->guest, o->cmdline,
-		o->interval_us, p->host[0].dir, p->host[1].dir,
-		o->extra_vm ? o->extra_vm : "");
+		o->interval_us);
+	write_disks(f, p);
+	(void)fprintf(f, "%s } );\n", o->extra_vm ? o->extra_vm : "");
 	if (fclose(f))
 		th_fail(p, "%s: %s", path, strerror(errno));
 }
@@ -216,9 +267,9 @@ void th_etcd_start(struct twohosts *p)
 	(void)snprintf(log, sizeof(log), "%s/etcd.log", p->dir);
 	(void)snprintf(data, sizeof(data), "%s/etcd", p->dir);
 	p->etcd = spawn(p, log, argv);
-	while (sh("ip netns exec %s curl -s -m 1 http://10.77.0.1:2379/health "
-		  "2>/dev/null | grep -q true",
-		  p->ns_c)) {
+	while (th_sh("ip netns exec %s curl -s -m 1 http://10.77.0.1:2379/health "
+		     "2>/dev/null | grep -q true",
+		     p->ns_c)) {
 		if (clock_mono_ns() > end)
 			th_fail(p, "etcd does not come up");
 		th_sleep_ms(50);
@@ -228,7 +279,7 @@ void th_etcd_start(struct twohosts *p)
 void th_rhead_start(struct twohosts *p, int i)
 {
 	struct th_host *h = &p->host[i];
-	const char *out = getenv("B") ? getenv("B") : "build/out";
+	const char *out = build_dir();
 	char bin[256], vmbin[256], log[256], conf[256], run[256], state[256];
 	char *argv[] = {"ip",	     "netns",	    "exec",   h->ns,	   bin,
 			"-c",	     conf,	    "--host", h->name,	   "--run-dir",
@@ -254,10 +305,13 @@ void th_up(struct twohosts *p, const struct th_opts *o)
 
 	memset(p, 0, sizeof(*p));
 	p->opts = *o;
+	p->opts.guest = o->guest ? o->guest : th_built("tests/guest/guest.elf");
+	if (!p->opts.guest)
+		th_fail(p, "where is this?");
 	if (!getcwd(cwd, sizeof(cwd)))
 		th_fail(p, "the working directory's path is too long");
 	(void)snprintf(p->dir, sizeof(p->dir), "%s/build/native/%d", cwd, pid);
-	if (sh("rm -rf %s", p->dir)) /* of an earlier pair of this process */
+	if (th_sh("rm -rf %s", p->dir)) /* of an earlier pair of this process */
 		th_fail(p, "%s cannot be removed", p->dir);
 	(void)snprintf(p->ns_c, sizeof(p->ns_c), "rhea%dc", pid);
 	for (int i = 0; i < 2; i++) {
@@ -269,10 +323,15 @@ void th_up(struct twohosts *p, const struct th_opts *o)
 		(void)snprintf(h->sock, sizeof(h->sock), "%s/run/rhead.sock", h->dir);
 		(void)snprintf(p->port[i], sizeof(p->port[i]), "port-%s", name[i]);
 		(void)snprintf(h->crash, sizeof(h->crash), "%s/crash", h->dir);
-		if (sh("mkdir -p %s/run %s/state && truncate -s 16M %s/disk.img && > %s",
-		       h->dir, h->dir, h->dir, h->crash))
+		if (th_sh("mkdir -p %s/run %s/state && truncate -s %uM %s/disk.img && > %s",
+			  h->dir, h->dir, o->disk_mib ? o->disk_mib : 16, h->dir,
+			  h->crash))
 			th_fail(p, "%s cannot be made", h->dir);
+		if (o->disk && th_sh("cd %s && %s", h->dir, o->disk))
+			th_fail(p, "%s: the disk cannot be made", h->dir);
 	}
+	if (o->on_disks)
+		o->on_disks(p);
 	make_nets(p);
 	write_config(p);
 	if (!o->no_etcd)
@@ -281,7 +340,14 @@ void th_up(struct twohosts *p, const struct th_opts *o)
 	if (!p->obs)
 		th_fail(p, "the observer could not start");
 	th_rhead_start(p, 0);
-	th_rhead_start(p, 1);
+	if (!o->wait_for_standby)
+		th_rhead_start(p, 1);
+}
+
+void th_hosts_end(struct twohosts *p)
+{
+	end_child(&p->host[0].rhead);
+	end_child(&p->host[1].rhead);
 }
 
 void th_down(struct twohosts *p)
@@ -289,16 +355,22 @@ void th_down(struct twohosts *p)
 	if (p->obs)
 		observer_stop(p->obs);
 	p->obs = NULL;
-	end_child(&p->host[0].rhead);
-	end_child(&p->host[1].rhead);
+	th_hosts_end(p);
 	end_child(&p->etcd);
 	for (int i = 0; i < 2; i++)
 		if (p->host[i].ns[0])
-			(void)sh("ip netns del %s 2>/dev/null",
-				 p->host[i].ns); /* may not exist */
+			(void)th_sh("ip netns del %s 2>/dev/null",
+				    p->host[i].ns); /* may not exist */
 	if (p->ns_c[0])
-		(void)sh("ip netns del %s 2>/dev/null", p->ns_c); /* may not exist */
+		(void)th_sh("ip netns del %s 2>/dev/null", p->ns_c); /* may not exist */
 	p->ns_c[0] = p->host[0].ns[0] = p->host[1].ns[0] = 0;
+}
+
+void th_end(struct twohosts *p)
+{
+	th_down(p);
+	if (th_sh("rm -rf %s", p->dir))
+		(void)fprintf(stderr, "%s is left\n", p->dir);
 }
 
 void th_crash_at(struct twohosts *p, int host, const char *name)
@@ -325,44 +397,75 @@ int th_crashed(struct twohosts *p, int host)
 
 void th_cut(struct twohosts *p, int cut)
 {
-	if (sh("ip -n %s link set repl0 %s", p->host[0].ns, cut ? "down" : "up"))
+	if (th_sh("ip -n %s link set repl0 %s", p->host[0].ns, cut ? "down" : "up"))
 		th_fail(p, "the replication network could not be switched");
 	/* Isolated bridge ports reach the bridge's own address (etcd), not each other. */
 	for (int i = 0; i < 2; i++)
-		if (sh("ip netns exec %s bridge link set dev %s isolated %s", p->ns_c,
-		       p->port[i], cut ? "on" : "off"))
+		if (th_sh("ip netns exec %s bridge link set dev %s isolated %s", p->ns_c,
+			  p->port[i], cut ? "on" : "off"))
 			th_fail(p, "the client network could not be switched");
 }
 
 void th_cut_path(struct twohosts *p, unsigned path, int cut)
 {
-	if (sh("ip -n %s link set repl%u %s", p->host[0].ns, path, cut ? "down" : "up"))
+	if (th_sh("ip -n %s link set repl%u %s", p->host[0].ns, path,
+		  cut ? "down" : "up"))
 		th_fail(p, "replication network %u could not be switched", path);
 }
 
-void th_rate(struct twohosts *p, const char *rate)
+void th_rate_path(struct twohosts *p, unsigned path, const char *rate, const char *burst)
 {
 	for (int i = 0; i < 2; i++) {
-		int rc = rate ? sh("ip netns exec %s tc qdisc replace dev repl0 root "
-				   "tbf rate %s burst 16kb latency 200ms",
-				   p->host[i].ns, rate)
-			      : sh("ip netns exec %s tc qdisc del dev repl0 root",
-				   p->host[i].ns);
+		int rc = rate ? th_sh("ip netns exec %s tc qdisc replace dev repl%u root "
+				      "tbf rate %s burst %s latency 200ms",
+				      p->host[i].ns, path, rate, burst)
+			      : th_sh("ip netns exec %s tc qdisc del dev repl%u root",
+				      p->host[i].ns, path);
 
 		if (rc)
 			th_fail(p, "the replication network's speed could not be set");
 	}
 }
 
+void th_rate(struct twohosts *p, const char *rate)
+{
+	th_rate_path(p, 0, rate, "16kb");
+}
+
+int th_protected(struct twohosts *p, unsigned timeout_ms)
+{
+	int host = th_wait_protected(p, timeout_ms);
+
+	if (host < 0)
+		th_fail(p, "the VM is not protected");
+	return host;
+}
+
+void th_goes_on(struct twohosts *p, int host, unsigned frames, unsigned timeout_ms)
+{
+	uint64_t end = clock_mono_ns() + timeout_ms * UINT64_C(1000000), from;
+	struct observed o;
+
+	observer_read(p->obs, &o);
+	from = o.from[host];
+	while (observer_read(p->obs, &o), o.from[host] < from + frames) {
+		if (o.violations)
+			th_fail(p, "%s", o.first_violation);
+		if (clock_mono_ns() > end)
+			th_fail(p, "host %s says nothing", p->host[host].name);
+		th_sleep_ms(1);
+	}
+}
+
 json_t *th_rheactl(struct twohosts *p, int host, const char *args)
 {
-	const char *out = getenv("B") ? getenv("B") : "build/out";
+	const char *out = build_dir();
 	char cmd[1024];
 	json_t *o;
 	FILE *f;
 
 	(void)snprintf(cmd, sizeof(cmd),
-		       "timeout 10 %s/rheactl --socket %s --json %s 2>/dev/null", out,
+		       "timeout 60 %s/rheactl --socket %s --json %s 2>/dev/null", out,
 		       p->host[host].sock, args);
 	f = popen(cmd, "r");
 	if (!f)

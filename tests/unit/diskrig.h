@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -75,6 +76,15 @@ static inline void image_complete(struct rig_image *img, int i)
 	memmove(&img->req[i], &img->req[i + 1], (size_t)(--img->n - i) * sizeof(r));
 	image_apply(img, r);
 	r->done(r, 0);
+}
+
+/* It fails, and nothing of it is written. */
+static inline void image_fail(struct rig_image *img, int i, int status)
+{
+	struct blk_req *r = img->req[i];
+
+	memmove(&img->req[i], &img->req[i + 1], (size_t)(--img->n - i) * sizeof(r));
+	r->done(r, status);
 }
 
 static inline void image_submit(void *self, struct blk_req *r)
@@ -141,23 +151,34 @@ static inline void rig_forget_records(struct rig *r)
 		free(r->rec[--r->records].p);
 }
 
-/* Let the standby have all that was sent. */
+/* Let the standby have all that was sent, where it has a place for it. */
 static inline int rig_receive(struct rig *r, struct err *err)
 {
 	int rc = 0;
 
-	for (unsigned i = 0; i < r->records && !rc; i++)
-		rc = r->s.ops->record(r->s.self, r->rec[i].type, r->rec[i].epoch,
-				      r->rec[i].p, r->rec[i].len, err);
+	for (unsigned i = 0; i < r->records && !rc; i++) {
+		const void *p = r->rec[i].p;
+		void *room = NULL;
+
+		if (r->rec[i].len)
+			room = r->s.ops->room(r->s.self, r->rec[i].type, r->rec[i].epoch,
+					      r->rec[i].len);
+		if (room)
+			p = memcpy(room, p, r->rec[i].len);
+		rc = r->s.ops->record(r->s.self, r->rec[i].type, r->rec[i].epoch, p,
+				      r->rec[i].len, err);
+	}
 	rig_forget_records(r);
 	return rc;
 }
 
-/* The standby's hello to the primary. */
+/* The primary's greeting to the standby, and the standby's hello to the primary. */
 static inline int rig_hello(struct rig *r, struct err *err)
 {
-	int rc = r->s.ops->hello(r->s.self, &r->sink, err);
+	int rc = r->p.ops->greet(r->p.self, &r->sink, err);
 
+	rc = rc ? rc : rig_receive(r, err);
+	rc = rc ? rc : r->s.ops->hello(r->s.self, &r->sink, err);
 	for (unsigned i = 0; i < r->records && !rc; i++)
 		rc = r->p.ops->peer_record(r->p.self, r->rec[i].type, r->rec[i].p,
 					   r->rec[i].len, err);
@@ -188,6 +209,7 @@ static inline int rig_file(struct rig *r, const char *name, uint64_t bytes)
 
 static inline struct rig *rig_new(size_t limit, uint64_t p_cap, uint64_t s_cap)
 {
+	static const struct diskrep_journal no_journal = {.fd = -1};
 	struct rig *r = calloc(1, sizeof(*r));
 	struct err err = {0};
 
@@ -206,7 +228,8 @@ static inline struct rig *rig_new(size_t limit, uint64_t p_cap, uint64_t s_cap)
 	CU_ASSERT_EQUAL_FATAL(diskrep_add(r->dr, (struct blk){&rig_image_ops, &r->img},
 					  r->pfd, &r->disk, &err),
 			      0);
-	CU_ASSERT_EQUAL_FATAL(diskrep_standby_create(&r->sfd, 1, limit, &r->sb, &err), 0);
+	CU_ASSERT_EQUAL_FATAL(
+		diskrep_standby_create(&r->sfd, 1, limit, &no_journal, &r->sb, &err), 0);
 	r->p = diskrep_part(r->dr);
 	r->s = diskrep_standby_part(r->sb);
 	return r;
@@ -337,12 +360,33 @@ static inline void rig_ship(struct rig *r, uint64_t epoch)
 	CU_ASSERT_EQUAL(r->s.ops->check(r->s.self, epoch, &err), 0);
 }
 
+/* What the standby reports before its next ack. */
+static inline void rig_report(struct rig *r)
+{
+	struct err err = {0};
+
+	CU_ASSERT_EQUAL(r->s.ops->report(r->s.self, &r->sink), 0);
+	for (unsigned i = 0; i < r->records; i++)
+		CU_ASSERT_EQUAL(r->p.ops->peer_record(r->p.self, r->rec[i].type,
+						      r->rec[i].p, r->rec[i].len, &err),
+				0);
+	rig_forget_records(r);
+}
+
 static inline void rig_apply(struct rig *r, uint64_t epoch)
 {
 	struct err err = {0};
 
 	CU_ASSERT_EQUAL(r->s.ops->apply(r->s.self, epoch, &err), 0);
+	CU_ASSERT_EQUAL(drs_applier_drain(&r->sb->applier), 0);
 	r->p.ops->committed(r->p.self, epoch);
+}
+
+/* Activated: until all that was acked is in the standby's image. */
+static inline void rig_settle(struct rig *r)
+{
+	while (drs_applier_settled(&r->sb->applier) == -EAGAIN)
+		sched_yield();
 }
 
 static inline void rig_sync(struct rig *r, unsigned rounds)

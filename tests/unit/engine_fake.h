@@ -293,14 +293,14 @@ static inline void fk_teardown(void *self)
 	fk_event(self, OP_TEARDOWN);
 }
 
-#define FAKE_OPS(name_, kind_)                                                    \
-	{                                                                         \
-		.name = (name_), .kind = (kind_), .setup = fk_setup,              \
-		.sync_begin = fk_sync_begin, .sync_round = fk_sync_round,         \
-		.ahead = part_no_ahead, .pause = fk_pause, .capture = fk_capture, \
-		.resume = fk_resume, .send = fk_send, .committed = fk_committed,  \
-		.peer_record = fk_peer_record, .unlinked = fk_unlinked,           \
-		.alone = fk_alone, .teardown = fk_teardown                        \
+#define FAKE_OPS(name_, kind_)                                                          \
+	{                                                                               \
+		.name = (name_), .kind = (kind_), .setup = fk_setup,                    \
+		.greet = part_no_greet, .sync_begin = fk_sync_begin,                    \
+		.sync_round = fk_sync_round, .ahead = part_no_ahead, .pause = fk_pause, \
+		.capture = fk_capture, .resume = fk_resume, .send = fk_send,            \
+		.committed = fk_committed, .peer_record = fk_peer_record,               \
+		.unlinked = fk_unlinked, .alone = fk_alone, .teardown = fk_teardown     \
 	}
 static const struct part_ops fake_ops[FAKES] = {
 	FAKE_OPS("machine", REC_KIND_MACHINE),
@@ -387,12 +387,12 @@ static inline void fs_teardown(void *self)
 	fk_event(self, OP_END);
 }
 
-#define SFAKE_OPS(name_, kind_)                                                \
-	{                                                                      \
-		.name = (name_), .kind = (kind_), .hello = fs_hello,           \
-		.room = spart_no_room, .record = fs_record, .check = fs_check, \
-		.apply = fs_apply, .drop = fs_drop, .activate = fs_activate,   \
-		.teardown = fs_teardown                                        \
+#define SFAKE_OPS(name_, kind_)                                                        \
+	{                                                                              \
+		.name = (name_), .kind = (kind_), .hello = fs_hello,                   \
+		.report = spart_no_report, .room = spart_no_room, .record = fs_record, \
+		.check = fs_check, .apply = fs_apply, .drop = fs_drop,                 \
+		.activate = fs_activate, .teardown = fs_teardown                       \
 	}
 static const struct standby_part_ops sfake_ops[FAKES] = {
 	SFAKE_OPS("machine", REC_KIND_MACHINE),

@@ -94,6 +94,7 @@ static inline struct sim_event sim_heap_pop(struct sim *s)
 	struct sim_event top = s->heap[0], last = s->heap[--s->n];
 	unsigned i = 0, c;
 
+	s->heap[s->n] = s->heap[0] = (struct sim_event){0}; /* each frame has one owner */
 	while ((c = 2 * i + 1) < s->n) {
 		c += c + 1 < s->n && sim_earlier(&s->heap[c + 1], &s->heap[c]);
 		if (!sim_earlier(&s->heap[c], &last))
@@ -111,7 +112,8 @@ static inline void *sim_get(void *self, uint8_t **data_out)
 	struct sim_end *e = self;
 	struct sim_frame *f = malloc(sizeof(*f));
 
-	CU_ASSERT_PTR_NOT_NULL_FATAL(f);
+	if (!f)
+		abort();
 	f->refs = 1;
 	*data_out = f->data;
 	e->held++;

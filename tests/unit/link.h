@@ -97,6 +97,23 @@ static inline void link_tcp_inner(struct tp *ends_out[2])
 	}
 }
 
+/* Three streams for one. */
+static inline void link_streams_inner(struct tp *ends_out[2])
+{
+	struct tp *e[2][3];
+	struct err err = {0};
+
+	for (int k = 0; k < 3; k++) {
+		struct tp *pair[2];
+
+		link_tcp_inner(pair);
+		e[0][k] = pair[0];
+		e[1][k] = pair[1];
+	}
+	for (int i = 0; i < 2; i++)
+		CU_ASSERT_EQUAL_FATAL(tp_tcp_join(e[i], 3, &ends_out[i], &err), 0);
+}
+
 static inline void link_loop_inner(struct tp *ends_out[2])
 {
 	struct err err = {0};
@@ -174,6 +191,9 @@ static inline void link_open(const struct link_kind *k, struct tp *ends_out[2])
 
 static const struct link_kind link_loop = {.inner = link_loop_inner};
 static const struct link_kind link_tcp = {.inner = link_tcp_inner};
+static const struct link_kind link_streams = {.inner = link_streams_inner};
+static const struct link_kind link_fault_streams = {.inner = link_streams_inner,
+						    .fault = 1};
 static const struct link_kind link_seal_loop = {.inner = link_seal_inner};
 static const struct link_kind link_session_loop = {.inner = link_session_inner};
 static const struct link_kind link_fault_loop = {.inner = link_loop_inner, .fault = 1};

@@ -38,9 +38,12 @@ static inline void sim_vm_start(struct sim *s, int host, const struct pair_actio
 	memset(v, 0, sizeof(*v));
 	v->present = 1;
 	v->instance = a->u.vm.instance;
-	v->link = -1;
-	sim_op(s, host, a->kind == PAIR_DO_VM_BOOT ? OP_BOOT : OP_STANDBY, a->u.vm.term,
-	       -1, 0);
+	v->link = v->copy = -1;
+	sim_op(s, host,
+	       a->kind != PAIR_DO_VM_BOOT ? OP_STANDBY
+	       : a->u.vm.resume		  ? OP_RESUME
+					  : OP_BOOT,
+	       a->u.vm.term, -1, 0);
 }
 
 static inline void sim_store(struct sim *s, int host, const struct pair_action *a)
@@ -114,6 +117,17 @@ static inline void sim_act(struct sim *s, int host, const struct pair_action *a)
 	case PAIR_DO_VM_POWERDOWN:
 		sim_op(s, host, OP_POWERDOWN, 0, -1, 0);
 		break;
+	case PAIR_DO_VM_SUSPEND:
+		sim_op(s, host, OP_SUSPEND, 0, -1, 0);
+		break;
+	case PAIR_DO_VM_SUSPENDED:
+		if (!h->has_rec || !h->rec.saved || h->rec.wanted)
+			sim_broken(s, "the standby forgets it before it is on record",
+				   host);
+		sim_op(s, host, OP_SUSPENDED, 0, -1, 0);
+		break;
+	case PAIR_DO_VM_DISK_ERRORS: /* changes what the guest sees, and nothing here */
+		break;
 	case PAIR_DO_UNLINK:
 		sim_op(s, host, OP_UNLINK, 0, -1, 0);
 		break;
@@ -152,6 +166,8 @@ static inline void sim_operator(struct sim *s, int host, enum pair_ev_kind kind)
 {
 	struct pair_event ev = {.kind = kind};
 
+	if (kind == PAIR_EV_START && s->h[host].p.rec.saved)
+		ev.u.start.resume = sim_one_in(s, 8) ? PAIR_DISCARD : PAIR_RESUME;
 	if (s->h[host].up && !s->h[host].stopped)
 		sim_event(s, host, &ev);
 }
@@ -171,8 +187,14 @@ static inline void sim_rhead_start(struct sim *s, int host, int autostart)
 	h->hb_next = s->now;
 	memset(h->ch, 0, sizeof(h->ch));
 	memset(&h->said, 0, sizeof(h->said));
+	/* The journal knows better. */
+	if (h->disk >= 0)
+		h->rec.incomplete = 0;
+	if (h->owned)
+		h->rec.behind = 0;
 	pair_init(&h->p, &prm, h->has_rec ? &h->rec : NULL);
 	ev.u.start.automatic = 1;
+	ev.u.start.resume = h->p.rec.saved ? PAIR_RESUME : PAIR_BOOT;
 	if (h->has_rec ? h->rec.wanted : autostart)
 		sim_event(s, host, &ev);
 }
@@ -299,7 +321,7 @@ static inline struct sim *sim_create(uint64_t seed)
 	s->seen = -1;
 	s->net_repl = s->net_hb[0] = s->net_hb[1] = s->net_arb[0] = s->net_arb[1] = 1;
 	for (int i = 0; i < 2; i++) {
-		s->h[i].vm.link = s->h[i].kept = -1;
+		s->h[i].vm.link = s->h[i].kept = s->h[i].file = -1;
 		s->h[i].disk = sim_node(s, -1);
 	}
 	s->h[1].disk = s->h[0].disk; /* the same image was put on both */

@@ -43,10 +43,15 @@ static inline void sim_check_boot(struct sim *s, int host)
 
 static inline void sim_vm_gone(struct sim *s, int host)
 {
-	struct sim_vm *v = &s->h[host].vm;
+	struct sim_host *h = &s->h[host];
+	struct sim_vm *v = &h->vm;
 
 	if (!v->present)
 		return;
+	/* What was acked and not yet durable was in its memory only. */
+	if (v->st == PAIR_ENG_READY || v->st == PAIR_ENG_LOST || h->unsettled)
+		h->disk = h->flushed;
+	h->unsettled = 0;
 	sim_close(s, v->link, host);
 	for (unsigned i = v->head; i != v->tail; i++) /* descriptors on their way to it */
 		if (v->op[i % SIM_RING].kind == OP_LINK)
@@ -55,10 +60,31 @@ static inline void sim_vm_gone(struct sim *s, int host)
 	v->present = 0;
 }
 
+/* It goes on, as far as nobody was told that it is saved. */
+static inline void sim_vm_not_saved(struct sim *s, int host)
+{
+	struct sim_vm *v = &s->h[host].vm;
+
+	if (!v->saving || v->told_saved)
+		return;
+	v->saving = 0;
+	sim_vm_event(s, host, PAIR_EV_VM_SAVED, 0);
+}
+
+static inline void sim_vm_is_saved(struct sim *s, int host)
+{
+	struct sim_vm *v = &s->h[host].vm;
+
+	s->h[host].file = v->cur;
+	v->told_saved = 1;
+	sim_vm_event(s, host, PAIR_EV_VM_SAVED, 0);
+}
+
 static inline void sim_vm_lost_link(struct sim *s, int host)
 {
 	struct sim_vm *v = &s->h[host].vm;
 
+	sim_vm_not_saved(s, host);
 	sim_close(s, v->link, host);
 	v->link = -1;
 	if (v->st == PAIR_ENG_SYNCING)
@@ -81,6 +107,8 @@ static inline void sim_vm_activate(struct sim *s, int host, uint64_t term)
 	}
 	if (s->fail_activate) {
 		sim_vm_set(s, host, PAIR_ENG_EMPTY);
+		s->h[host].flushed = s->h[host].disk;
+		sim_vm_event(s, host, PAIR_EV_VM_IMAGE, 0);
 		return;
 	}
 	if (v->link >= 0 && !sim_one_in(s, 3))
@@ -94,6 +122,7 @@ static inline void sim_vm_activate(struct sim *s, int host, uint64_t term)
 	sim_vm_set(s, host, PAIR_ENG_ACTIVE);
 	sim_vm_set(s, host, PAIR_ENG_ALONE);
 	sim_vm_event(s, host, PAIR_EV_VM_RUNNING, 0);
+	s->h[host].unsettled = 1;
 }
 
 static inline void sim_vm_alone(struct sim *s, int host, uint64_t term)
@@ -102,6 +131,7 @@ static inline void sim_vm_alone(struct sim *s, int host, uint64_t term)
 
 	if (v->st != PAIR_ENG_UNLINKED)
 		return; /* fenced meanwhile */
+	v->saving = v->told_saved = 0;
 	v->term = term;
 	s->alones++;
 	sim_release(s, host, v->cur);
@@ -125,17 +155,76 @@ static inline void sim_vm_link(struct sim *s, int host, const struct sim_op *op)
 	v->link = op->link;
 	if (!op->primary) {
 		v->term = op->term;
-		s->h[host].disk = -1;
+		s->h[host].disk = s->h[host].flushed = -1;
+		s->h[host].told_all = s->h[host].owned = 0;
 		sim_check_record(s, host);
 	}
 	sim_vm_set(s, host, op->primary ? PAIR_ENG_SYNCING : PAIR_ENG_SB_SYNCING);
+}
+
+static inline void sim_vm_suspend(struct sim *s, int host)
+{
+	struct sim_vm *v = &s->h[host].vm;
+
+	if (v->st == PAIR_ENG_SYNCING)
+		sim_vm_lost_link(s, host);
+	v->saving = 1;
+	v->told_saved = 0;
+	if (!v->running || v->off ||
+	    (v->st != PAIR_ENG_ALONE && v->st != PAIR_ENG_PROTECTED))
+		sim_vm_not_saved(s, host);
+	else if (v->st == PAIR_ENG_ALONE)
+		sim_vm_is_saved(s, host);
+	else
+		sim_send(s, v->link, !host, MSG_SAVE, v->cur, v->term);
+}
+
+/* That is on record, and only then the standby lets go of its commit. */
+static inline void sim_vm_suspended(struct sim *s, int host)
+{
+	struct sim_vm *v = &s->h[host].vm;
+
+	if (!v->saving || !v->told_saved || v->st == PAIR_ENG_FENCED)
+		return;
+	if (v->st == PAIR_ENG_PROTECTED)
+		sim_send(s, v->link, !host, MSG_BYE, v->cur, v->term);
+	s->saves++;
+	v->off = 1;
+	v->running = 0;
+	v->exit_at = s->now + (v->st == PAIR_ENG_PROTECTED ? 3000 : 0) * SIM_MS;
+}
+
+/* The guest goes on where it was saved, once, and with the disks of that moment. */
+static inline void sim_vm_resume(struct sim *s, int host, uint64_t term)
+{
+	struct sim_host *h = &s->h[host];
+	struct sim_vm *v = &h->vm;
+
+	if (h->file <
+	    0) { /* it has run from there: what its disks hold is what there is */
+		sim_check_boot(s, host);
+	} else if (sim_one_in(s, 6)) { /* it cannot be loaded */
+		sim_vm_gone(s, host);
+		return;
+	} else {
+		sim_check_boot(s, host);
+		if (h->disk != h->file)
+			sim_broken(s, "resumed with disks that went on", host);
+		s->resumes++;
+	}
+	h->file = -1;
+	v->term = term;
+	v->cur = h->disk = sim_node(s, h->disk);
+	v->running = 1;
+	sim_vm_set(s, host, PAIR_ENG_ALONE);
+	sim_vm_event(s, host, PAIR_EV_VM_RUNNING, 0);
 }
 
 static inline void sim_vm_off(struct sim *s, int host)
 {
 	struct sim_vm *v = &s->h[host].vm;
 
-	if (!v->running || v->off || v->st == PAIR_ENG_FENCED)
+	if (!v->running || v->saving || v->off || v->st == PAIR_ENG_FENCED)
 		return;
 	if (v->st == PAIR_ENG_PROTECTED)
 		sim_send(s, v->link, !host, MSG_BYE, v->cur, v->term);
@@ -188,6 +277,15 @@ static inline void sim_vm_op(struct sim *s, int host, const struct sim_op *op)
 	case OP_POWERDOWN:
 		sim_vm_off(s, host);
 		break;
+	case OP_RESUME:
+		sim_vm_resume(s, host, op->term);
+		break;
+	case OP_SUSPEND:
+		sim_vm_suspend(s, host);
+		break;
+	case OP_SUSPENDED:
+		sim_vm_suspended(s, host);
+		break;
 	case OP_LINK:
 		sim_vm_link(s, host, op);
 		break;
@@ -226,9 +324,19 @@ static inline void sim_vm_message(struct sim *s, int host, const struct sim_msg 
 			break;
 		}
 		sim_send(s, v->link, !host, MSG_BYE, m->node, v->term);
-		v->committed = s->h[host].disk = m->node;
+		v->committed = s->h[host].disk = s->h[host].flushed = m->node;
 		v->st = PAIR_ENG_LOST;
 		sim_vm_event(s, host, PAIR_EV_VM_STATE, 1);
+		break;
+	case MSG_SAVE:
+		if (v->st != PAIR_ENG_READY || v->committed != m->node)
+			break;
+		v->copy = s->h[host].file = s->h[host].flushed = m->node;
+		sim_send(s, v->link, !host, MSG_SAVED, m->node, v->term);
+		break;
+	case MSG_SAVED:
+		if (v->saving && v->st == PAIR_ENG_PROTECTED && v->cur == m->node)
+			sim_vm_is_saved(s, host);
 		break;
 	case MSG_FENCED:
 		if (v->st <= PAIR_ENG_UNLINKED) {
@@ -240,11 +348,35 @@ static inline void sim_vm_message(struct sim *s, int host, const struct sim_msg 
 	}
 }
 
+/* The standby's journal: what was acked becomes durable a while later. */
+static inline void sim_vm_flush(struct sim *s, int host)
+{
+	struct sim_host *h = &s->h[host];
+	int first = h->flushed < 0;
+
+	if (h->unsettled && sim_one_in(s, 3)) {
+		h->unsettled = 0;
+		h->owned = 1;
+		h->flushed = h->disk;
+		sim_vm_event(s, host, PAIR_EV_VM_IMAGE, 0);
+	}
+	if (h->vm.st == PAIR_ENG_LOST && h->flushed == h->disk && !h->told_all) {
+		h->told_all = 1;
+		sim_vm_event(s, host, PAIR_EV_VM_IMAGE, 0);
+	}
+	if ((h->vm.st != PAIR_ENG_READY && h->vm.st != PAIR_ENG_LOST) || h->disk < 0 ||
+	    h->flushed == h->disk || !sim_one_in(s, 3))
+		return;
+	h->flushed = h->disk;
+	if (first)
+		sim_vm_event(s, host, PAIR_EV_VM_IMAGE, 0);
+}
+
 static inline void sim_vm_guest(struct sim *s, int host)
 {
 	struct sim_vm *v = &s->h[host].vm;
 
-	if (!v->running)
+	if (!v->running || v->saving)
 		return;
 	v->cur = s->h[host].disk = sim_node(s, v->cur);
 	if (v->st == PAIR_ENG_ALONE || v->st == PAIR_ENG_SYNCING)
@@ -284,6 +416,7 @@ static inline void sim_vm_step(struct sim *s, int host)
 	}
 	if (v->link >= 0 && sim_eof(s, v->link, host) && !sim_one_in(s, 4))
 		sim_vm_lost_link(s, host);
+	sim_vm_flush(s, host);
 	sim_vm_guest(s, host);
 }
 

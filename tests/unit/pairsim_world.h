@@ -24,7 +24,15 @@ struct sim_ring {
 	struct sim_ev e[SIM_RING];
 };
 
-enum sim_msg_kind { MSG_ARMED, MSG_EPOCH, MSG_ACK, MSG_BYE, MSG_FENCED };
+enum sim_msg_kind {
+	MSG_ARMED,
+	MSG_EPOCH,
+	MSG_ACK,
+	MSG_BYE,
+	MSG_FENCED,
+	MSG_SAVE,
+	MSG_SAVED
+};
 struct sim_msg {
 	enum sim_msg_kind kind;
 	int node;
@@ -50,6 +58,9 @@ enum sim_op_kind {
 	OP_ACTIVATE,
 	OP_FENCE,
 	OP_POWERDOWN,
+	OP_RESUME,
+	OP_SUSPEND,
+	OP_SUSPENDED,
 	OP_LINK,
 	OP_UNLINK
 };
@@ -65,6 +76,9 @@ struct sim_vm {
 	int hung_told;
 	enum pair_engine st;
 	int cur, committed;
+	/* Primary: it stands still to be saved, and rhead was told that it is. Standby: the node that
+	 * its file holds, which the primary asked for; -1: none. */
+	int saving, told_saved, copy;
 	int link; /* -1: none */
 	unsigned head, tail;
 	struct sim_op op[SIM_RING];
@@ -78,8 +92,13 @@ struct sim_host {
 	struct sim_ring ch[CH_COUNT];
 	int has_rec;
 	struct pair_record rec;
-	int disk; /* node, -1: half written */
-	int kept; /* link that rhead keeps, -1: none */
+	int disk;    /* node, -1: half written */
+	int flushed; /* on a standby: what its disk holds if its VM ends now */
+	int told_all;
+	int file;      /* the saved guest's node; -1: none, or it has run */
+	int unsettled; /* it has taken over, and not all that it had acked is durable */
+	int owned;     /* the journal says that a guest's writes are here */
+	int kept;      /* link that rhead keeps, -1: none */
 	uint64_t deadline, hb_next, heard_at;
 	int heard, heard_life_known;
 	struct pair_view said, heard_view;
@@ -106,7 +125,7 @@ struct sim {
 	int parent[SIM_NODES], depth[SIM_NODES], n_nodes, seen;
 	int slow;	  /* disturbed: delays are long, answers get lost */
 	char broken[160]; /* the first violation */
-	unsigned takeovers, boots, alones, releases, protects;
+	unsigned takeovers, boots, alones, releases, protects, saves, resumes;
 	int verbose;
 	/* For single stories. */
 	int never_arm, fail_activate, unchecked;
@@ -163,6 +182,9 @@ static inline int sim_is_ancestor(const struct sim *s, int a, int b)
 static inline void sim_release(struct sim *s, int host, int node)
 {
 	s->releases++;
+	/* No flush of the guest's was answered yet: nothing that a client relies on is new. */
+	if (s->h[host].unsettled)
+		return;
 	if (s->seen < 0 || sim_is_ancestor(s, s->seen, node))
 		s->seen = node;
 	else if (!sim_is_ancestor(s, node, s->seen))
@@ -195,6 +217,16 @@ static inline void sim_vm_event(struct sim *s, int host, enum pair_ev_kind kind,
 		ev.u.vm_state.engine = v->st;
 		ev.u.vm_state.term = v->term;
 		ev.u.vm_state.bye = bye;
+		ev.u.vm_state.saved = bye && v->copy >= 0 && v->copy == v->committed;
+	} else if (kind == PAIR_EV_VM_IMAGE) {
+		ev.u.image.whole = 1;
+		ev.u.image.all =
+			v->st != PAIR_ENG_READY && s->h[host].flushed == s->h[host].disk;
+		ev.u.image.epoch = UINT64_MAX;
+	} else if (kind == PAIR_EV_VM_SAVED) {
+		ev.u.saved.ok = v->told_saved;
+	} else if (kind == PAIR_EV_VM_DISK) {
+		ev.u.disk.bad = !bye;
 	} else {
 		ev.u.term = v->term;
 	}

@@ -71,6 +71,22 @@ static inline struct pair_actions engine(struct pair *p, enum pair_engine e)
 	return give(p, ev);
 }
 
+/* What it says of its disks. */
+static inline struct pair_actions image_all(struct pair *p, int whole, int all)
+{
+	struct pair_event ev = {.kind = PAIR_EV_VM_IMAGE, .instance = p->instance};
+
+	ev.u.image.whole = whole;
+	ev.u.image.all = all;
+	ev.u.image.epoch = UINT64_MAX;
+	return give(p, ev);
+}
+
+static inline struct pair_actions image(struct pair *p, int whole)
+{
+	return image_all(p, whole, 0);
+}
+
 /* What the peer says. */
 static inline struct pair_actions peer(struct pair *p, enum pair_state s, uint64_t term)
 {

@@ -20,7 +20,8 @@ enum { SESRIG_PATHS = 2 };
 struct sesrig {
 	struct session *s[2]; /* client, server */
 	struct tp *tp[2];
-	atomic_int refused[SESRIG_PATHS]; /* that path cannot be connected */
+	atomic_int refused[SESRIG_PATHS];	   /* that path cannot be connected */
+	struct tp *(*wrap)(struct tp *client_end); /* NULL: nothing is put around it */
 	atomic_uint connects, changes;
 	pthread_mutex_t lock;
 	pthread_cond_t change;
@@ -58,7 +59,7 @@ static inline void sesrig_connect(void *arg, unsigned i)
 		return;
 	}
 	session_add(r->s[1], i, e[1]);
-	session_add(r->s[0], i, e[0]);
+	session_add(r->s[0], i, r->wrap ? r->wrap(e[0]) : e[0]);
 }
 
 /* @silence_ms: long ones for tests in which nothing may be silent by mistake. */

@@ -57,11 +57,14 @@ static void test_good_vm(void)
 	CU_ASSERT_EQUAL(v->delta_cache, 0);
 	CU_ASSERT_EQUAL(v->netbuf_limit, 8u << 20);
 	CU_ASSERT_EQUAL(v->disk_buffer, 1u << 30);
+	CU_ASSERT_EQUAL(v->journal_size, 2ull << 30); /* twice that */
+	CU_ASSERT_STRING_EQUAL(v->journal, "");
 	CU_ASSERT_EQUAL(v->autostart, 1);
 	CU_ASSERT_EQUAL(v->n_disks, 2);
 	CU_ASSERT_STRING_EQUAL(v->disks[0].path, "/d/a");
 	CU_ASSERT_STRING_EQUAL(v->disks[1].serial, "disk1");
 	CU_ASSERT_EQUAL(v->disks[1].read_only, 1);
+	CU_ASSERT_EQUAL(v->disks[0].format, CONFIG_FORMAT_UNSAID);
 	CU_ASSERT_STRING_EQUAL(v->nets[0].tap, "ta");
 	CU_ASSERT_STRING_EQUAL(v->nets[0].mac_text, "52:54:00:ab:cd:01");
 	CU_ASSERT_EQUAL(v->nets[0].mac[3], 0xab);
@@ -127,6 +130,11 @@ static void test_types(void)
 	       "rhea.conf:12: vms[0].cmdline: must be text in double quotes");
 	expect(12, "cmdline = \"a\\nb\";",
 	       "rhea.conf:12: vms[0].cmdline: has a control character; remove it");
+	expect(14, "journal_size = \"100M\";",
+	       "rhea.conf:14: vms[0].journal_size: must be 0, for none, or at least twice disk_buffer: "
+	       "\"128M\"");
+	expect(14, "journal = \"web.journal\";",
+	       "rhea.conf:14: vms[0].journal: \"web.journal\" must be a whole path, from / on");
 	expect(13, "interval_ms = 0.1;",
 	       "rhea.conf:13: vms[0].interval_ms: out of range; give 0.2 to 10000");
 	expect(13, "interval_ms = \"fast\";",
@@ -255,6 +263,26 @@ static void test_devices(void)
 	expect(17, "   { path = \"d/a\"; } );",
 	       "rhea.conf:17: vms[0].disks[1].path: \"d/a\" must be a whole path, from / on");
 	expect(17, "   5 );", "rhea.conf:17: vms[0].disks[1]: must be a group: { ... }");
+	expect(17, "   { path = \"/d/x\"; format = \"qcow2\"; } );",
+	       "rhea.conf:17: vms[0].disks[1].format: \"qcow2\" is no format; give \"raw\" or "
+	       "\"vhd\"");
+}
+
+static void test_formats(void)
+{
+	struct config *c = NULL;
+	struct err err;
+
+	CU_ASSERT_EQUAL_FATAL(
+		parse(17, "   { path = \"/d/x\"; format = \"vhd\"; } );", "a", &c, &err),
+		0);
+	CU_ASSERT_EQUAL(c->vms[0].disks[1].format, CONFIG_FORMAT_VHD);
+	config_free(c);
+	CU_ASSERT_EQUAL_FATAL(
+		parse(17, "   { path = \"/d/x\"; format = \"raw\"; } );", "a", &c, &err),
+		0);
+	CU_ASSERT_EQUAL(c->vms[0].disks[1].format, CONFIG_FORMAT_RAW);
+	config_free(c);
 }
 
 static void test_duplicates_between_vms(void)
@@ -463,6 +491,7 @@ int main(void)
 		{"memory", test_memory},
 		{"pair, hosts and arbiter", test_pair_and_hosts},
 		{"disks and nets", test_devices},
+		{"formats of disks", test_formats},
 		{"duplicates between VMs", test_duplicates_between_vms},
 		{"which host we are", test_self},
 		{"digest", test_digest},

@@ -75,7 +75,11 @@ static void test_wrong_paths(void)
 	       PATH("transport = \"tcp\"; address = { a = \"10.2.0.1:70\"; b = \"[::1]:70\"; };"),
 	       "rhea.conf:7: paths[0].address: is IPv4 on one host and IPv6 on the other");
 	expect(7, PATH("transport = \"tcp\"; port = 1; " ADDRESS),
-	       "rhea.conf:7: paths[0].port: unknown key; known here: transport, address, args");
+	       "rhea.conf:7: paths[0].port: unknown key; known here: transport, address, args, streams");
+	expect(7, PATH("transport = \"tcp\"; streams = 9; " ADDRESS),
+	       "rhea.conf:7: paths[0].streams: out of range; give 1 to 8");
+	expect(7, PATH("transport = \"rdma\"; streams = 2; " ADDRESS),
+	       "rhea.conf:7: paths[0].streams: only tcp has streams; leave it out");
 	expect(7, BEAT "path_buffer = \"1K\";",
 	       "rhea.conf:7: path_buffer: out of range; give 1M to 1G");
 }

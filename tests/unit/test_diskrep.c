@@ -3,9 +3,6 @@
  */
 #include "tests/unit/diskrig.h"
 
-#include <pthread.h>
-#include <sched.h>
-#include <sys/syscall.h>
 #include <signal.h>
 #include <sys/resource.h>
 
@@ -82,6 +79,7 @@ static void test_drop_at_any_point(void)
 		if (!(s & 1))
 			r->s.ops->drop(r->s.self);
 		CU_ASSERT_EQUAL(r->s.ops->activate(r->s.self, &err), 0);
+		rig_settle(r);
 		CU_ASSERT_TRUE(rig_standby_is(r, model[checked - 1]));
 		CU_ASSERT_PTR_NULL(r->sb->first);
 		for (int i = 0; i < 8; i++)
@@ -271,7 +269,51 @@ static void test_writes_are_packed(void)
 		rig_submit(r, BLK_WRITE, i * 8192, 8192, (uint8_t)i);
 	sent = ship_counting(r, epoch++, &saved);
 	CU_ASSERT_TRUE(saved > 80 * 7000 && saved < 99 * 8192);
-	CU_ASSERT_EQUAL(sent + saved, 200 * head + 100 * (4096 + 8192));
+	/* The second hundred are neighbours, and go together by thirteen. */
+	CU_ASSERT_EQUAL(sent + saved, (100 + 8) * head + 100 * (4096 + 8192));
+	rig_free(r);
+}
+
+/* What one epoch sends beside the guest's bytes, in heads. */
+static uint64_t heads(struct rig *r, uint64_t epoch, uint64_t bytes)
+{
+	uint64_t saved, sent = ship_counting(r, epoch, &saved);
+
+	CU_ASSERT_EQUAL((sent + saved - bytes) % sizeof(struct dr_wire_write), 0);
+	return (sent + saved - bytes) / sizeof(struct dr_wire_write);
+}
+
+/* Writes that follow each other on the disk are one record; what only touches, overlaps or goes back is
+ * not, nor is more than DR_JOINED_MAX. */
+static void test_neighbours_go_together(void)
+{
+	struct rig *r = rig_new(64 << 20, RIG_CAP, RIG_CAP);
+	unsigned seed = 6;
+
+	r->img.inline_done = 1;
+	rig_sync(r, 1);
+	(void)heads(r, 0, 0); /* the sync's rest: not looked at */
+	for (unsigned i = 0; i < 4; i++)
+		rig_submit_noise(r, i * 4096, 4096, &seed);
+	CU_ASSERT_EQUAL(heads(r, 1, 4 * 4096), 1);
+	for (unsigned i = 0; i < 4; i++)
+		rig_submit_noise(r, (3 - i) * 4096, 4096, &seed);
+	CU_ASSERT_EQUAL(heads(r, 2, 4 * 4096), 4);
+	for (unsigned i = 0; i < 4; i++)
+		rig_submit_noise(r, i * 4096, 8192, &seed);
+	CU_ASSERT_EQUAL(heads(r, 3, 4 * 8192), 4);
+	for (unsigned i = 0; i < 4; i++)
+		rig_submit_noise(r, i * 8192, 4096, &seed);
+	CU_ASSERT_EQUAL(heads(r, 4, 4 * 4096), 4);
+	for (unsigned i = 0; i < 3; i++)
+		rig_submit_noise(r, i * (DR_JOINED_MAX / 2), DR_JOINED_MAX / 2, &seed);
+	CU_ASSERT_EQUAL(heads(r, 5, 3 * (DR_JOINED_MAX / 2)), 2);
+	rig_submit(r, BLK_WRITE, 0, 4096, 1);
+	rig_submit(r, BLK_WRITE, 4096, 0, 2);
+	rig_submit(r, BLK_WRITE, 4096, 4096, 3);
+	CU_ASSERT_EQUAL(heads(r, 6, 8192), 1);
+	rig_submit(r, BLK_WRITE, 4096, 0, 2);
+	CU_ASSERT_EQUAL(heads(r, 7, 0), 0);
 	rig_free(r);
 }
 
@@ -292,11 +334,11 @@ static void test_nothing_kept_without_a_peer(void)
 	rig_free(r);
 }
 
-static void test_apply_can_be_tried_again(void)
+/* An image that does not take what was acked: this host is no standby any more. */
+static void test_an_image_that_cannot_be_written(void)
 {
 	struct rig *r = rig_new(1 << 20, RIG_CAP, RIG_CAP);
 	struct err err = {0};
-	uint8_t *model;
 	struct rlimit was, small;
 
 	r->img.inline_done = 1;
@@ -305,197 +347,39 @@ static void test_apply_can_be_tried_again(void)
 	rig_ship(r, 0);
 	rig_apply(r, 0);
 	rig_submit(r, BLK_WRITE, 0, 4096, 1);
-	rig_submit(r, BLK_WRITE, 512, 512, 2);
-	model = rig_snapshot(r);
 	rig_capture(r, 1);
 	rig_ship(r, 1);
-	/* An image that takes no writes after its first bytes, for a while. */
 	CU_ASSERT_NOT_EQUAL(signal(SIGXFSZ, SIG_IGN), SIG_ERR);
 	CU_ASSERT_EQUAL(getrlimit(RLIMIT_FSIZE, &was), 0);
 	small = (struct rlimit){.rlim_cur = 700, .rlim_max = was.rlim_max};
 	CU_ASSERT_EQUAL(setrlimit(RLIMIT_FSIZE, &small), 0);
-	CU_ASSERT_EQUAL(r->s.ops->apply(r->s.self, 1, &err), -EFBIG);
+	CU_ASSERT_EQUAL(r->s.ops->apply(r->s.self, 1, &err), 0);
+	CU_ASSERT_EQUAL(drs_applier_drain(&r->sb->applier), -EFBIG);
 	CU_ASSERT_EQUAL(setrlimit(RLIMIT_FSIZE, &was), 0);
-	CU_ASSERT_NOT_EQUAL(err.msg[0], 0);
-	rig_apply(r, 1);
-	CU_ASSERT_TRUE(rig_standby_is(r, model));
-	/* And not twice, and not out of order. */
-	CU_ASSERT_EQUAL(r->s.ops->apply(r->s.self, 1, &err), -EPROTO);
-	free(model);
-	rig_free(r);
-}
-
-/* fdatasync() of one descriptor can be made to wait, and to fail as the test says. */
-static struct {
-	pthread_mutex_t lock;
-	pthread_cond_t news;
-	int fd, inside, go_on, error;
-	unsigned calls;
-} slow = {.lock = PTHREAD_MUTEX_INITIALIZER, .news = PTHREAD_COND_INITIALIZER, .fd = -1};
-
-int fdatasync(int fd)
-{
-	int error = 0;
-
-	pthread_mutex_lock(&slow.lock);
-	if (fd == slow.fd) {
-		slow.calls++;
-		slow.inside = 1;
-		pthread_cond_broadcast(&slow.news);
-		while (!slow.go_on)
-			pthread_cond_wait(&slow.news, &slow.lock);
-		error = slow.error;
-	}
-	pthread_mutex_unlock(&slow.lock);
-	if (!error)
-		return (int)syscall(SYS_fdatasync, fd);
-	errno = error;
-	return -1;
-}
-
-static void slow_begin(int fd, int error)
-{
-	pthread_mutex_lock(&slow.lock);
-	slow.fd = fd;
-	slow.error = error;
-	slow.inside = slow.go_on = 0;
-	slow.calls = 0;
-	pthread_mutex_unlock(&slow.lock);
-}
-
-static void slow_await(void)
-{
-	pthread_mutex_lock(&slow.lock);
-	while (!slow.inside)
-		pthread_cond_wait(&slow.news, &slow.lock);
-	pthread_mutex_unlock(&slow.lock);
-}
-
-static void slow_go_on(void)
-{
-	pthread_mutex_lock(&slow.lock);
-	slow.go_on = 1;
-	pthread_cond_broadcast(&slow.news);
-	pthread_mutex_unlock(&slow.lock);
-}
-
-/* The guest starts while the flusher is in fdatasync, which ends with @error. */
-static void activated_while_flushing(int error)
-{
-	struct rig *r = rig_new(1 << 20, RIG_CAP, RIG_CAP);
-	struct err err = {0};
-
-	r->img.inline_done = 1;
-	diskrep_inherit(r->dr, r->sb);
-	rig_sync(r, 1);
-	rig_capture(r, 0);
-	rig_submit(r, BLK_WRITE, 0, 4096, 7);
-	rig_capture(r, 1);
-	rig_ship(r, 0);
-	rig_apply(r, 0);
-	rig_ship(r, 1);
-	slow_begin(r->sfd, error);
-	rig_apply(r, 1);
-	slow_await();
-	CU_ASSERT_EQUAL(r->s.ops->activate(r->s.self, &err), 0);
-	r->done = r->failed = 0;
-	rig_submit(r, BLK_FLUSH, 0, 0, 0);
-	CU_ASSERT_EQUAL(r->img.flushes, 1);
-	CU_ASSERT_EQUAL(r->done, 0); /* carried out, but not answered */
-	slow_go_on();
-	while (!r->done)
-		CU_ASSERT_FATAL(event_base_loop(loop_base(r->loop), EVLOOP_ONCE) >= 0);
-	CU_ASSERT_EQUAL(r->failed, error != 0);
-	rig_submit(r, BLK_FLUSH, 0, 0, 0);
-	CU_ASSERT_EQUAL(r->done, 2);
-	CU_ASSERT_EQUAL(r->failed, error ? 2 : 0); /* it stays so */
-	CU_ASSERT_EQUAL(slow.calls, 1);
-	rig_free(r); /* joins the flusher */
-	slow_begin(-1, 0);
-}
-
-static void test_flush_hears_of_the_flusher(void)
-{
-	activated_while_flushing(0);
-	activated_while_flushing(EIO);
-}
-
-/* fdatasyncs of a flusher that was abandoned while it gathered. */
-static unsigned flushes_after_abandon(struct rig *r)
-{
-	drs_flusher_stop(&r->sb->flusher);
-	CU_ASSERT_EQUAL(drs_flusher_start(&r->sb->flusher, r->sb->img, 1), 0);
-	slow_begin(r->sfd, 0);
-	slow_go_on();
-	drs_flusher_kick(&r->sb->flusher, 0);
-	(void)nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
-	drs_flusher_abandon(&r->sb->flusher);
-	drs_flusher_stop(&r->sb->flusher);
-	return slow.calls;
-}
-
-/* The guest starts while the flusher still gathers: then it does not flush any more. */
-static void test_an_abandoned_flusher_is_quiet(void)
-{
-	struct rig *r = rig_new(1 << 20, RIG_CAP, RIG_CAP);
-	unsigned quiet = 0;
-
-	/* Whether it has begun to gather, or has done so already, cannot be seen from here; of ten
-	 * times it is still at it in most. */
-	for (int i = 0; i < 10; i++)
-		quiet += flushes_after_abandon(r) == 0;
-	CU_ASSERT_TRUE(quiet >= 5);
-	rig_free(r); /* joins the flusher */
-	slow_begin(-1, 0);
-}
-
-/* A disk that is closed while its flush waits for the flusher. */
-static void test_closed_while_a_flush_waits(void)
-{
-	struct rig *r = rig_new(1 << 20, RIG_CAP, RIG_CAP);
-	struct err err = {0};
-
-	r->img.inline_done = 1;
-	diskrep_inherit(r->dr, r->sb);
-	slow_begin(r->sfd, 0);
-	drs_flusher_kick(&r->sb->flusher, 1);
-	slow_await();
-	CU_ASSERT_EQUAL(r->s.ops->activate(r->s.self, &err), 0);
-	rig_submit(r, BLK_FLUSH, 0, 0, 0);
-	CU_ASSERT_EQUAL(r->done, 0);
-	dr_flushes_end(r->disk.self);
-	CU_ASSERT_EQUAL(r->failed, 1);
-	slow_go_on();
-	rig_free(r);
-	slow_begin(-1, 0);
-}
-
-static void test_failed_flush_ends_trust(void)
-{
-	struct rig *r = rig_new(1 << 20, RIG_CAP, RIG_CAP);
-	struct err err = {0};
-	int good, closed = dup(0);
-
-	r->img.inline_done = 1;
-	rig_sync(r, 1);
-	rig_capture(r, 0);
-	rig_ship(r, 0);
-	rig_apply(r, 0);
-	drs_flusher_stop(&r->sb->flusher);
-	/* fdatasync of a closed descriptor fails, as that of a broken disk does. */
-	close(closed);
-	good = r->sb->img[0].fd;
-	r->sb->img[0].fd = closed;
-	CU_ASSERT_EQUAL(drs_flusher_start(&r->sb->flusher, r->sb->img, 1), 0);
-	drs_flusher_kick(&r->sb->flusher, 1);
-	while (!drs_flusher_failed(&r->sb->flusher))
-		sched_yield();
-	r->sb->img[0].fd = good;
-	rig_capture(r, 1);
-	CU_ASSERT_EQUAL(r->p.ops->send(r->p.self, 1, &r->sink, &err), 0);
+	rig_capture(r, 2);
+	CU_ASSERT_EQUAL(r->p.ops->send(r->p.self, 2, &r->sink, &err), 0);
 	CU_ASSERT_EQUAL(rig_receive(r, &err), 0);
-	CU_ASSERT_EQUAL(r->s.ops->check(r->s.self, 1, &err), -EIO);
-	CU_ASSERT_EQUAL(r->s.ops->activate(r->s.self, &err), -EBADF);
+	CU_ASSERT_EQUAL(r->s.ops->check(r->s.self, 2, &err), -EIO);
+	CU_ASSERT_NOT_EQUAL(err.msg[0], 0);
+	CU_ASSERT_EQUAL(r->s.ops->activate(r->s.self, &err), -EFBIG);
+	rig_free(r);
+}
+
+/* What was applied is not applied twice, and not out of order. */
+static void test_applied_once(void)
+{
+	struct rig *r = rig_new(1 << 20, RIG_CAP, RIG_CAP);
+	struct err err = {0};
+
+	rig_sync(r, 1);
+	rig_capture(r, 0);
+	rig_capture(r, 1);
+	rig_ship(r, 0);
+	rig_ship(r, 1);
+	CU_ASSERT_EQUAL(r->s.ops->apply(r->s.self, 1, &err), -EPROTO);
+	rig_apply(r, 0);
+	CU_ASSERT_EQUAL(r->s.ops->apply(r->s.self, 0, &err), -EPROTO);
+	rig_apply(r, 1);
 	rig_free(r);
 }
 
@@ -510,13 +394,10 @@ int main(void)
 		{"the limit makes writes wait", test_limit_makes_writes_wait},
 		{"one request over the limit", test_one_request_over_the_limit},
 		{"writes are packed", test_writes_are_packed},
+		{"neighbours go together", test_neighbours_go_together},
 		{"nothing kept without a peer", test_nothing_kept_without_a_peer},
-		{"apply can be tried again", test_apply_can_be_tried_again},
-		{"a failed flush ends trust", test_failed_flush_ends_trust},
-		{"the guest's flush hears of the flusher's",
-		 test_flush_hears_of_the_flusher},
-		{"an abandoned flusher is quiet", test_an_abandoned_flusher_is_quiet},
-		{"closed while a flush waits", test_closed_while_a_flush_waits},
+		{"an image that cannot be written", test_an_image_that_cannot_be_written},
+		{"applied once", test_applied_once},
 	};
 
 	return UNIT_MAIN("diskrep", tests);

@@ -247,9 +247,9 @@ static void test_staging_is_bounded(void)
 		n++;
 	CU_ASSERT_EQUAL(rc, -ENOBUFS);
 	CU_ASSERT_EQUAL(n, DRS_SLACK / DR_WRITE_MAX);
-	CU_ASSERT_TRUE(r->sb->staged <= most);
+	CU_ASSERT_TRUE(r->sb->applier.staged <= most);
 	r->s.ops->drop(r->s.self);
-	CU_ASSERT_EQUAL(r->sb->staged, 0);
+	CU_ASSERT_EQUAL(r->sb->applier.staged, 0);
 	/* Epochs without any content cost something too. */
 	r->sb->next = 0;
 	r->sb->stage_max = 64 << 10;

@@ -362,7 +362,8 @@ static void test_says_that_it_lives(void)
 		CU_ASSERT_EQUAL(r->p.ops->sync_begin(r->p.self, &r->sink, &err), 0);
 		CU_ASSERT_EQUAL(r->p.ops->sync_round(r->p.self, &r->sink, &left, &err),
 				0);
-		alive = r->records && r->rec[0].type == DR_REC_ALIVE;
+		for (unsigned i = 0; i < r->records; i++)
+			alive |= r->rec[i].type == DR_REC_ALIVE;
 		CU_ASSERT_EQUAL(rig_receive(r, &err), 0);
 		r->p.ops->unlinked(r->p.self);
 	}
@@ -370,12 +371,17 @@ static void test_says_that_it_lives(void)
 	rig_free(r);
 }
 
+/* A standby that tells of another size than it was greeted with. */
 static void test_capacity_mismatch(void)
 {
-	struct rig *r = rig_new(1 << 20, RIG_CAP, RIG_CAP - 512);
+	struct rig *r = rig_new(1 << 20, RIG_CAP, RIG_CAP);
+	struct dr_wire_digests w = {.disks = le32_of(1), .capacity = le64_of(512)};
 	struct err err = {0};
 
-	CU_ASSERT_EQUAL(rig_hello(r, &err), -EINVAL);
+	CU_ASSERT_EQUAL(r->p.ops->greet(r->p.self, &r->sink, &err), 0);
+	CU_ASSERT_EQUAL(
+		r->p.ops->peer_record(r->p.self, DR_REC_DIGESTS, &w, sizeof(w), &err),
+		-EINVAL);
 	CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "disk 0"));
 	CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "equally large"));
 	CU_ASSERT_EQUAL(r->p.ops->sync_begin(r->p.self, &r->sink, &err), -EPROTO);
@@ -384,6 +390,7 @@ static void test_capacity_mismatch(void)
 
 static void test_number_of_disks(void)
 {
+	static const struct diskrep_journal none = {.fd = -1};
 	struct rig *r = rig_new(1 << 20, RIG_CAP, RIG_CAP);
 	struct diskrep_standby *more = NULL;
 	struct standby_part was = r->s;
@@ -393,14 +400,17 @@ static void test_number_of_disks(void)
 	for (int i = 0; i <= DR_DISKS_MAX; i++)
 		fds[i] = r->sfd;
 	for (unsigned n = 0; n <= 2; n += 2) {
-		CU_ASSERT_EQUAL(diskrep_standby_create(fds, n, 1 << 20, &more, &err), 0);
+		CU_ASSERT_EQUAL(
+			diskrep_standby_create(fds, n, 1 << 20, &none, &more, &err), 0);
 		r->s = diskrep_standby_part(more);
 		CU_ASSERT_EQUAL(rig_hello(r, &err), -EINVAL);
+		r->p.ops->unlinked(r->p.self);
 		diskrep_standby_destroy(more);
 	}
 	r->s = was;
-	CU_ASSERT_EQUAL(diskrep_standby_create(fds, DR_DISKS_MAX + 1, 1, &more, &err),
-			-ENOSPC);
+	CU_ASSERT_EQUAL(
+		diskrep_standby_create(fds, DR_DISKS_MAX + 1, 1, &none, &more, &err),
+		-ENOSPC);
 	rig_free(r);
 }
 

@@ -257,8 +257,10 @@ static struct peer *bad_primary(void)
 static struct peer *bad_primary_greeted(void)
 {
 	struct peer *p = bad_primary();
+	struct sync_wire all_said = {0};
 
 	say_hello(p, STREAM_PRIMARY, "web");
+	say(p, CTL_SYNC, REC_EPOCH_SYNC, &all_said, sizeof(all_said));
 	hear(p, CTL_SYNC, REC_EPOCH_SYNC);
 	return p;
 }
@@ -437,6 +439,14 @@ static void unknown_from_primary(void)
 	p = bad_primary_greeted();
 	say(p, CTL_BYE, UINT64_MAX, NULL, 0);
 	dropped(p, 0, "BYE");
+	p = bad_primary();
+	say_hello(p, STREAM_PRIMARY, "web");
+	say(p, CTL_ARMED, 0, NULL, 0);
+	dropped(p, 0, "before the greeting");
+	p = bad_primary();
+	say_hello(p, STREAM_PRIMARY, "web");
+	part_record(p, 1, 0, 100);
+	dropped(p, 0, "before the greeting");
 	p = bad_primary();
 	say_hello(p, STREAM_PRIMARY, "db");
 	dropped(p, 0, "\"db\"");

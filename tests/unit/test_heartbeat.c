@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_heartbeat - the datagram, what it adds up to, and two hosts over loopback sockets.
+ * test_heartbeat - the datagram, and two hosts over loopback sockets.
  */
 #include "ctl/heartbeat.h"
-#include "ctl/heartbeat_track.h"
 #include "hv/base/err.h"
 #include "hv/base/log.h"
 #include "hv/base/loop.h"
-#include "tests/unit/unit.h"
+#include "tests/unit/hbrig.h"
 
 #include <errno.h>
 #include <event2/event.h>
@@ -15,59 +14,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MS = 1000000 };
+
 static const uint8_t key[CONFIG_KEY_LEN] = {1, 2, 3};
-
-static struct config *config(const char *host, const char *pair_key, unsigned missed)
-{
-	char text[1024];
-	struct config *cfg = NULL;
-	struct err err = {0};
-	int n = snprintf(
-		text, sizeof(text),
-		"pair = { name = \"p\"; key = \"%s11111111111111111111111111111111111111111111111111111111\"; };\n"
-		"hosts = ( { name = \"a\"; replication = \"127.0.0.1:0\";\n"
-		"  heartbeat = ( \"127.0.0.1:0\", \"127.0.0.1:0\" ); },\n"
-		" { name = \"b\"; replication = \"127.0.0.1:0\";\n"
-		"  heartbeat = ( \"127.0.0.1:0\", \"127.0.0.1:0\" ); } );\n"
-		"arbiter = { kind = \"manual\"; };\n"
-		"heartbeat = { interval_ms = 10; missed = %u; };\n"
-		"vms = ( { name = \"v\"; memory = \"64M\"; kernel = \"/k\"; },\n"
-		" { name = \"w\"; memory = \"64M\"; kernel = \"/k\"; } );\n",
-		pair_key, missed);
-
-	if (config_parse(text, (size_t)n, "test", host, CONFIG_NO_FILES | CONFIG_ANY_PORT,
-			 &cfg, &err))
-		printf("%s\n", err.msg);
-	if (!cfg)
-		abort();
-	return cfg;
-}
-
-static struct hb_msg message(const struct config *from, uint64_t seq)
-{
-	struct hb_msg m = {.boot_id = 77,
-			   .seq = seq,
-			   .mono_ns = seq * 1000,
-			   .wall_ns = 5,
-			   .n_vms = 2};
-
-	memcpy(m.pair, from->pair, sizeof(m.pair));
-	memcpy(m.host, config_self(from)->name, sizeof(m.host));
-	memcpy(m.digest, from->digest, sizeof(m.digest));
-	m.interval_us = 10000;
-	m.vms[0] = (struct pair_view){.state = PAIR_PROTECTED,
-				      .health = PAIR_VM_OK,
-				      .flags = PAIR_VIEW_PLEASE,
-				      .term = 3,
-				      .epoch = 1234567};
-	m.vms[1] = (struct pair_view){.state = PAIR_OFF, .epoch = UINT64_MAX};
-	return m;
-}
 
 static void test_round_trip(void)
 {
-	struct config *a = config("a", "11111111", 5);
-	struct hb_msg m = message(a, 9), got;
+	struct config *a = hb_config("a", "11111111", 5);
+	struct hb_msg m = hb_message(a, 9), got;
 	uint8_t out[HB_DATAGRAM_MAX], twice[HB_DATAGRAM_MAX];
 	int n;
 
@@ -96,8 +50,8 @@ static void test_round_trip(void)
 
 static void test_refused(void)
 {
-	struct config *a = config("a", "11111111", 5);
-	struct hb_msg m = message(a, 9), got;
+	struct config *a = hb_config("a", "11111111", 5);
+	struct hb_msg m = hb_message(a, 9), got;
 	uint8_t out[HB_DATAGRAM_MAX], bad[HB_DATAGRAM_MAX + 1] = {0},
 							    other[CONFIG_KEY_LEN] = {9};
 	size_t n = (size_t)hb_encode(&m, key, out, sizeof(out));
@@ -126,122 +80,6 @@ static void test_refused(void)
 	for (int v = 0; v < HB_NVERDICTS; v++)
 		CU_ASSERT(strlen(hb_verdict_text((enum hb_verdict)v)) > 3);
 	config_free(a);
-}
-
-enum { MS = 1000000, OWN_ID = 42 };
-
-static struct hb_track track(const struct config *cfg)
-{
-	return (struct hb_track){.cfg = cfg, .own_boot_id = OWN_ID};
-}
-
-/* The first datagrams of a life count from the echo on; then numbers only go up. */
-static void test_track_start_and_replay(void)
-{
-	struct config *a = config("a", "11111111", 5), *b = config("b", "11111111", 5);
-	struct hb_track t = track(a);
-	struct hb_msg m = message(b, 1);
-
-	CU_ASSERT_EQUAL(hb_track_heard(&t, 0, &m, 100 * MS, 0), HB_REPLAY);
-	CU_ASSERT_EQUAL(t.up, 0);
-	CU_ASSERT_EQUAL(t.paths[0].echo_boot_id, 77); /* but it is echoed */
-	m.seq = 2;
-	m.echo_boot_id = OWN_ID + 1; /* an earlier life of ours */
-	m.echo_mono_ns = 100 * MS;
-	CU_ASSERT_EQUAL(hb_track_heard(&t, 0, &m, 101 * MS, 0), HB_REPLAY);
-	m.echo_boot_id = OWN_ID;
-	m.echo_delay_ns = 2 * MS;
-	CU_ASSERT_EQUAL(hb_track_heard(&t, 0, &m, 105 * MS, 0), HB_OK);
-	CU_ASSERT_EQUAL(t.up, 1);
-	CU_ASSERT_EQUAL(t.peer.boot_id, 77);
-	CU_ASSERT_EQUAL(t.peer.vms[0].term, 3);
-	CU_ASSERT_EQUAL(t.paths[0].st.rtt_ns, 3 * MS);
-	CU_ASSERT_EQUAL(hb_track_heard(&t, 0, &m, 106 * MS, 0), HB_REPLAY);
-	CU_ASSERT_EQUAL(hb_track_heard(&t, 1, &m, 106 * MS, 0),
-			HB_OK); /* the same round elsewhere */
-	m.seq = 5;
-	CU_ASSERT_EQUAL(hb_track_heard(&t, 0, &m, 107 * MS, 0), HB_OK);
-	CU_ASSERT_EQUAL(t.paths[0].st.lost, 2);
-	m.seq = 3; /* late on the slow path: counts for it, tells nothing new */
-	m.vms[0].term = 2;
-	CU_ASSERT_EQUAL(hb_track_heard(&t, 1, &m, 108 * MS, 0), HB_OK);
-	CU_ASSERT_EQUAL(t.peer.vms[0].term, 3);
-	config_free(a);
-	config_free(b);
-}
-
-static void test_track_lives(void)
-{
-	struct config *a = config("a", "11111111", 5), *b = config("b", "11111111", 5);
-	struct hb_track t = track(a);
-	struct hb_msg old = message(b, 50), m = message(b, 60);
-
-	old.echo_boot_id = m.echo_boot_id = OWN_ID;
-	old.echo_mono_ns = 10 * MS;
-	m.echo_mono_ns = 20 * MS;
-	m.boot_id = 78;
-	CU_ASSERT_EQUAL(hb_track_heard(&t, 0, &old, 30 * MS, 0), HB_OK);
-	CU_ASSERT_EQUAL(hb_track_heard(&t, 0, &m, 31 * MS, 0),
-			HB_OK); /* it has restarted */
-	CU_ASSERT_EQUAL(t.peer.boot_id, 78);
-	old.seq = 1000; /* a recording of its earlier life */
-	CU_ASSERT_EQUAL(hb_track_heard(&t, 0, &old, 32 * MS, 0), HB_REPLAY);
-	CU_ASSERT_EQUAL(t.peer.boot_id, 78);
-	m.boot_id = 79;
-	m.seq = 1; /* the next life starts its numbers again */
-	m.echo_mono_ns = 25 * MS;
-	CU_ASSERT_EQUAL(hb_track_heard(&t, 0, &m, 33 * MS, 0), HB_OK);
-	CU_ASSERT_EQUAL(t.peer.boot_id, 79);
-	config_free(a);
-	config_free(b);
-}
-
-static void test_track_origin(void)
-{
-	struct config *a = config("a", "11111111", 5), *b = config("b", "11111111", 5);
-	struct config *other = config("b", "11111111", 6);
-	struct hb_track t = track(a);
-	struct hb_msg m = message(a, 1);
-
-	CU_ASSERT_EQUAL(hb_track_heard(&t, 0, &m, MS, 0),
-			HB_PAIR); /* our own come back */
-	m = message(b, 1);
-	memcpy(m.pair, "q", 2);
-	CU_ASSERT_EQUAL(hb_track_heard(&t, 0, &m, MS, 0), HB_PAIR);
-	m = message(other, 1);
-	CU_ASSERT_EQUAL(hb_track_heard(&t, 0, &m, MS, 0), HB_CONFIG);
-	m = message(b, 1);
-	m.n_vms = 1;
-	CU_ASSERT_EQUAL(hb_track_heard(&t, 0, &m, MS, 0), HB_MALFORMED);
-	CU_ASSERT_EQUAL(t.paths[0].st.refused, 4);
-	CU_ASSERT_EQUAL(t.up, 0);
-	config_free(a);
-	config_free(b);
-	config_free(other);
-}
-
-static void test_track_silence(void)
-{
-	struct config *a = config("a", "11111111", 5), *b = config("b", "11111111", 5);
-	struct hb_track t = track(a);
-	struct hb_msg m = message(b, 1);
-
-	CU_ASSERT_EQUAL(hb_track_deadline(&t), UINT64_MAX);
-	m.echo_boot_id = OWN_ID;
-	m.echo_mono_ns = MS;
-	CU_ASSERT_EQUAL(hb_track_heard(&t, 0, &m, 100 * MS, 0), HB_OK);
-	CU_ASSERT_EQUAL(hb_track_heard(&t, 1, &m, 120 * MS, 0), HB_OK);
-	CU_ASSERT_EQUAL(hb_track_deadline(&t), 150 * MS + 1);
-	hb_track_time(&t, 150 * MS);
-	CU_ASSERT(t.paths[0].st.up && t.paths[1].st.up && t.up);
-	hb_track_time(&t, 150 * MS + 1);
-	CU_ASSERT(!t.paths[0].st.up && t.paths[1].st.up && t.up);
-	hb_track_time(&t, 171 * MS);
-	CU_ASSERT(!t.paths[1].st.up && !t.up);
-	CU_ASSERT_EQUAL(t.losses, 1);
-	CU_ASSERT_EQUAL(hb_track_deadline(&t), UINT64_MAX);
-	config_free(a);
-	config_free(b);
 }
 
 /* ---- Two hosts over loopback. ---- */
@@ -309,7 +147,7 @@ static void side_open(struct side *s, const char *host, const char *pair_key,
 	memset(s, 0, sizeof(*s));
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->news, NULL);
-	s->cfg = config(host, pair_key, missed);
+	s->cfg = hb_config(host, pair_key, missed);
 	for (unsigned i = 0; ports && i < 2; i++)
 		((struct sockaddr_in *)&s->cfg->hosts[s->cfg->self].heartbeat[i].ss)
 			->sin_port = htons(ports[i]);
@@ -578,10 +416,6 @@ int main(void)
 	static const struct unit_test tests[] = {
 		{"datagram round trip", test_round_trip},
 		{"what is refused", test_refused},
-		{"start and replay", test_track_start_and_replay},
-		{"lives of the peer", test_track_lives},
-		{"where it comes from", test_track_origin},
-		{"silence", test_track_silence},
 		{"up, change, lost", test_up_change_lost},
 		{"a busy loop", test_busy_loop},
 		{"restart", test_restart},

@@ -77,6 +77,37 @@ static void test_outdated_ready(void)
 	CU_ASSERT_EQUAL(p.state, PAIR_FENCED);
 }
 
+/* The standby's process is gone, or gave the link up, and says so: that is not waited for. What it said before
+ * it held a commit is no such word. */
+static void test_standby_let_go(void)
+{
+	static const enum pair_state says[] = {PAIR_STANDBY_EMPTY, PAIR_STANDBY_SUSPECT};
+
+	for (unsigned i = 0; i < 2; i++) {
+		struct pair p = running_alone();
+		struct pair_actions a;
+
+		(void)peer(&p, PAIR_STANDBY_READY,
+			   0); /* an older commit, of another term */
+		(void)peer(&p, PAIR_STANDBY_EMPTY, 1);
+		(void)engine(&p, PAIR_ENG_SYNCING);
+		(void)engine(&p, PAIR_ENG_ARMED);
+		a = engine(&p, PAIR_ENG_PROTECTED);
+		CU_ASSERT_EQUAL(p.state, PAIR_PROTECTED);
+		CU_ASSERT(find(&a, PAIR_DO_UNLINK) == NULL);
+		a = peer(&p, PAIR_STANDBY_SUSPECT, 0);
+		CU_ASSERT(find(&a, PAIR_DO_UNLINK) == NULL);
+		a = peer(&p, PAIR_STANDBY_SYNCING, 1);
+		CU_ASSERT(find(&a, PAIR_DO_UNLINK) == NULL);
+		a = peer(&p, PAIR_STANDBY_READY, 1);
+		CU_ASSERT(find(&a, PAIR_DO_UNLINK) == NULL);
+		a = peer(&p, says[i], 1);
+		CU_ASSERT(find(&a, PAIR_DO_UNLINK) != NULL);
+		a = peer(&p, says[i], 1);
+		CU_ASSERT(find(&a, PAIR_DO_UNLINK) == NULL); /* once is enough */
+	}
+}
+
 /* Whoever runs it or may claim it gives way to a later term, whatever else is under way. */
 static void test_later_term(void)
 {
@@ -114,6 +145,7 @@ static struct pair claiming(void)
 	settle(&p);
 	(void)engine(&p, PAIR_ENG_SB_SYNCING);
 	(void)engine(&p, PAIR_ENG_READY);
+	(void)image(&p, 1);
 	settle(&p);
 	(void)give_kind(&p, PAIR_EV_PEER_LOST);
 	CU_ASSERT_EQUAL_FATAL(p.state, PAIR_CLAIMING);
@@ -121,13 +153,15 @@ static struct pair claiming(void)
 	return p;
 }
 
-/* Our VM was lost with the claim under way, and the claim succeeded: nobody but us can go on, so
- * it starts at once from what the commit left on the disks. */
+/* Our VM was lost with the claim under way, and the claim succeeded: nobody but us can go on. If all
+ * that was acked is on the disks it starts at once from there. */
 static void test_late_grant(void)
 {
 	struct pair p = claiming();
-	struct pair_actions a = give_kind(&p, PAIR_EV_VM_EXITED);
+	struct pair_actions a;
 
+	(void)image_all(&p, 1, 1);
+	a = give_kind(&p, PAIR_EV_VM_EXITED);
 	CU_ASSERT_EQUAL(p.state, PAIR_STANDBY_EMPTY);
 	(void)give(&p, arbiter(&p, PAIR_ARB_GRANTED, 6, 1));
 	CU_ASSERT_EQUAL(p.term, 6);
@@ -141,6 +175,77 @@ static void test_late_grant(void)
 	CU_ASSERT_FATAL(find(&a, PAIR_DO_CLAIM) != NULL);
 	CU_ASSERT_EQUAL(find(&a, PAIR_DO_CLAIM)->u.claim.from, 6);
 	CU_ASSERT_EQUAL(find(&a, PAIR_DO_CLAIM)->u.claim.from_mine, 1);
+}
+
+/* The same when what was acked is not all durable: the other host's disks are later. It says so and
+ * does not start, now or after a restart, until the other has taken the next term. */
+static void test_hands_over(void)
+{
+	struct pair p = claiming();
+	struct pair_event cold = {.kind = PAIR_EV_OVERRIDE};
+	struct pair_actions a;
+	char why[128];
+
+	(void)give_kind(&p, PAIR_EV_VM_EXITED);
+	(void)give(&p, arbiter(&p, PAIR_ARB_GRANTED, 6, 1));
+	if (p.vm_up)
+		(void)give_kind(&p, PAIR_EV_VM_EXITED);
+	for (int life = 0; life < 2; life++) {
+		CU_ASSERT_EQUAL(p.state, PAIR_STARTING);
+		a = give(&p, arbiter(&p, PAIR_ARB_VALUE, 6, 1));
+		CU_ASSERT(find(&a, PAIR_DO_CLAIM) == NULL);
+		CU_ASSERT_EQUAL(p.state, PAIR_STANDBY_EMPTY);
+		CU_ASSERT(pair_view(&p).flags & PAIR_VIEW_HANDS_OVER);
+		CU_ASSERT_EQUAL(pair_view(&p).term, 6);
+		CU_ASSERT(p.rec.behind);
+		/* An operator may know that the other host will not come back. */
+		cold.u.override.cold = 1;
+		CU_ASSERT(pair_accepts(&p, &cold, why, sizeof(why)));
+		if (life)
+			break;
+		p = machine(&p.rec);
+		(void)give_kind(&p, PAIR_EV_START);
+	}
+	(void)peer(&p, PAIR_ACTIVATING, 7);
+	CU_ASSERT_EQUAL(p.term, 7);
+	CU_ASSERT(!(pair_view(&p).flags & PAIR_VIEW_HANDS_OVER));
+}
+
+/* The old primary, which followed: it claims from the other, if its own disks are whole and late. */
+static void test_is_handed_over(void)
+{
+	for (int bad = 0; bad < 3; bad++) {
+		struct pair_record rec = {.term = 6,
+					  .wanted = 1,
+					  .incomplete = bad == 1,
+					  .behind = bad == 2};
+		struct pair p = machine(&rec);
+		struct pair_event ev = {.kind = PAIR_EV_PEER};
+		struct pair_actions a;
+
+		(void)give_kind(&p, PAIR_EV_START);
+		(void)give(&p, arbiter(&p, PAIR_ARB_VALUE, 6, 0));
+		CU_ASSERT_EQUAL(p.state, PAIR_STANDBY_EMPTY);
+		ev.u.peer = (struct pair_view){.state = PAIR_STANDBY_EMPTY,
+					       .health = PAIR_VM_OK,
+					       .flags = PAIR_VIEW_HANDS_OVER,
+					       .term = 6};
+		(void)give(&p, ev);
+		CU_ASSERT_EQUAL(p.state == PAIR_STANDBY_EMPTY, bad != 0);
+		if (bad)
+			continue;
+		if (p.vm_up)
+			(void)give_kind(&p, PAIR_EV_VM_EXITED);
+		CU_ASSERT_EQUAL(p.state, PAIR_STARTING);
+		a = give(&p, arbiter(&p, PAIR_ARB_VALUE, 6, 0));
+		CU_ASSERT_FATAL(find(&a, PAIR_DO_CLAIM) != NULL);
+		CU_ASSERT_EQUAL(find(&a, PAIR_DO_CLAIM)->u.claim.from, 6);
+		CU_ASSERT_EQUAL(find(&a, PAIR_DO_CLAIM)->u.claim.from_mine, 0);
+		CU_ASSERT_EQUAL(find(&a, PAIR_DO_CLAIM)->u.claim.to, 7);
+		(void)give(&p, arbiter(&p, PAIR_ARB_GRANTED, 7, 1));
+		CU_ASSERT_EQUAL(p.state, PAIR_ACTIVATING);
+		CU_ASSERT_EQUAL(p.rec.behind, 0);
+	}
 }
 
 /* The peer told us before the arbiter did: its answer means nothing any more, and the claim that
@@ -181,6 +286,143 @@ static void test_cold_claim(void)
 		CU_ASSERT_EQUAL(find(&a, PAIR_DO_CLAIM) != NULL, i == 1);
 		CU_ASSERT_EQUAL(p.state == PAIR_STANDBY_EMPTY, i != 1);
 	}
+}
+
+static struct pair_actions disk(struct pair *p, int bad)
+{
+	struct pair_event ev = {.kind = PAIR_EV_VM_DISK, .instance = p->instance};
+
+	ev.u.disk.bad = bad;
+	return give(p, ev);
+}
+
+static int asks(const struct pair *p)
+{
+	return !!(pair_view(p).flags & PAIR_VIEW_PLEASE);
+}
+
+static struct pair protected_one(void)
+{
+	struct pair p = running_alone();
+
+	(void)peer(&p, PAIR_STANDBY_EMPTY, 1);
+	(void)engine(&p, PAIR_ENG_SYNCING);
+	(void)engine(&p, PAIR_ENG_ARMED);
+	(void)engine(&p, PAIR_ENG_PROTECTED);
+	CU_ASSERT_EQUAL_FATAL(p.state, PAIR_PROTECTED);
+	return p;
+}
+
+/* A primary whose disk fails asks its standby, as soon as there is one that may; not when it is well again. */
+static void test_bad_disk_asks(void)
+{
+	struct pair p = protected_one();
+
+	(void)disk(&p, 1);
+	CU_ASSERT(!asks(&p));
+	(void)peer(&p, PAIR_STANDBY_READY, 1);
+	CU_ASSERT(asks(&p));
+	(void)disk(&p, 0);
+	CU_ASSERT(!asks(&p));
+	p = protected_one();
+	(void)peer(&p, PAIR_STANDBY_READY, 1);
+	CU_ASSERT(!asks(&p));
+	(void)disk(&p, 1);
+	CU_ASSERT(asks(&p));
+	/* Alone there is nobody to ask. */
+	p = running_alone();
+	(void)disk(&p, 1);
+	CU_ASSERT(!asks(&p));
+	CU_ASSERT_EQUAL(p.state, PAIR_RUNNING_ALONE);
+}
+
+/* Away and back, and it fails again: the other host's does, too. Long after it is asked again. */
+static void test_both_disks_bad(void)
+{
+	for (int late = 0; late < 2; late++) {
+		struct pair p = protected_one();
+		struct pair_actions a;
+
+		(void)peer(&p, PAIR_STANDBY_READY, 1);
+		(void)disk(&p, 1);
+		(void)peer(&p, PAIR_ACTIVATING, 2);
+		(void)give_kind(&p, PAIR_EV_VM_EXITED);
+		settle(&p);
+		(void)engine(&p, PAIR_ENG_EMPTY);
+		(void)incoming(&p, 2);
+		settle(&p);
+		(void)engine(&p, PAIR_ENG_SB_SYNCING);
+		(void)engine(&p, PAIR_ENG_READY);
+		(void)image_all(&p, 1, 1);
+		settle(&p);
+		(void)give_kind(&p, PAIR_EV_PEER_LOST);
+		(void)give(&p, arbiter(&p, PAIR_ARB_GRANTED, 3, 1));
+		settle(&p);
+		(void)engine(&p, PAIR_ENG_ALONE);
+		(void)give_kind(&p, PAIR_EV_VM_RUNNING);
+		CU_ASSERT_EQUAL_FATAL(p.state, PAIR_RUNNING_ALONE);
+		(void)peer(&p, PAIR_STANDBY_READY, 3);
+		(void)engine(&p, PAIR_ENG_SYNCING);
+		(void)engine(&p, PAIR_ENG_PROTECTED);
+		if (late)
+			p.now += p.prm.disk_again_ns;
+		a = disk(&p, 1);
+		CU_ASSERT_EQUAL(asks(&p), late);
+		CU_ASSERT_EQUAL(find(&a, PAIR_DO_VM_DISK_ERRORS) != NULL, !late);
+		a = disk(&p, 1);
+		CU_ASSERT(find(&a, PAIR_DO_VM_DISK_ERRORS) == NULL); /* once is enough */
+	}
+}
+
+/* A standby whose disk fails is started again and again, ever more seldom, however often it held a commit. */
+static void test_bad_disk_of_a_standby(void)
+{
+	struct pair p = standby_empty();
+	uint64_t pause = 0;
+
+	for (int i = 0; i < 20; i++) {
+		(void)incoming(&p, 5);
+		settle(&p);
+		if (i % 2) {
+			(void)engine(&p, PAIR_ENG_SB_SYNCING);
+			(void)engine(&p, PAIR_ENG_READY);
+		}
+		(void)disk(&p, 1);
+		(void)give_kind(&p, PAIR_EV_VM_EXITED);
+		CU_ASSERT_EQUAL_FATAL(p.state, PAIR_STANDBY_EMPTY);
+		CU_ASSERT(i < 2 || p.restart_at - p.now >= pause);
+		pause = p.restart_at - p.now;
+		p.now = p.restart_at;
+		(void)give_kind(&p, PAIR_EV_TICK);
+		settle(&p);
+		CU_ASSERT_FATAL(p.vm_up);
+		(void)engine(&p, PAIR_ENG_EMPTY);
+	}
+	CU_ASSERT_EQUAL(pause, p.prm.disk_backoff_ns);
+	/* A good life, then another end. */
+	p.now += p.prm.stable_ns;
+	(void)give_kind(&p, PAIR_EV_VM_EXITED);
+	CU_ASSERT(p.restart_at - p.now < p.prm.backoff_max_ns);
+}
+
+/* Granted, and not all that it had acked is durable: the record says so until it is. */
+static void test_behind_until_durable(void)
+{
+	struct pair p = claiming();
+	struct pair_actions a;
+
+	a = give(&p, arbiter(&p, PAIR_ARB_GRANTED, 6, 1));
+	CU_ASSERT_FATAL(find(&a, PAIR_DO_STORE) != NULL);
+	CU_ASSERT_EQUAL(find(&a, PAIR_DO_STORE)->u.store.record.term, 6);
+	CU_ASSERT_EQUAL(find(&a, PAIR_DO_STORE)->u.store.record.behind, 1);
+	settle(&p);
+	(void)engine(&p, PAIR_ENG_ALONE);
+	(void)give_kind(&p, PAIR_EV_VM_RUNNING);
+	CU_ASSERT_EQUAL(p.state, PAIR_RUNNING_ALONE);
+	CU_ASSERT(p.rec.behind);
+	a = image_all(&p, 1, 1);
+	CU_ASSERT_FATAL(find(&a, PAIR_DO_STORE) != NULL);
+	CU_ASSERT_EQUAL(find(&a, PAIR_DO_STORE)->u.store.record.behind, 0);
 }
 
 static void test_names(void)
@@ -328,10 +570,17 @@ int main(void)
 		{"grant on disk first", test_stored_first},
 		{"stale answers", test_stale_answers},
 		{"outdated ready", test_outdated_ready},
+		{"the standby let go", test_standby_let_go},
 		{"a later term", test_later_term},
 		{"late grant", test_late_grant},
+		{"hands over", test_hands_over},
+		{"is handed over", test_is_handed_over},
 		{"a refusal that comes too late", test_late_refusal},
 		{"cold claim", test_cold_claim},
+		{"a bad disk asks the standby", test_bad_disk_asks},
+		{"both disks are bad", test_both_disks_bad},
+		{"a bad disk of a standby", test_bad_disk_of_a_standby},
+		{"behind until durable", test_behind_until_durable},
 		{"names", test_names},
 		{"refusals are told", test_refusals_are_told},
 		{"any event in any state", test_any_event},

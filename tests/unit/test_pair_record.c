@@ -172,12 +172,16 @@ static struct pair syncing(void)
 	return p;
 }
 
-/* Complete with the first commit; and a claim waits until the disk knows that. */
+/* Complete once the first commit is on the disk and not before; and a claim waits until the record
+ * says so. */
 static void test_complete(void)
 {
 	struct pair p = syncing();
 	struct pair_actions a = engine(&p, PAIR_ENG_READY);
 
+	CU_ASSERT(find(&a, PAIR_DO_STORE) == NULL);
+	CU_ASSERT_EQUAL(p.rec.incomplete, 1);
+	a = image(&p, 1);
 	CU_ASSERT_FATAL(find(&a, PAIR_DO_STORE) != NULL);
 	CU_ASSERT_EQUAL(find(&a, PAIR_DO_STORE)->u.store.record.incomplete, 0);
 	a = give_kind(&p, PAIR_EV_PEER_LOST);
@@ -221,11 +225,37 @@ static void test_torn(void)
 	struct pair_actions a;
 
 	(void)engine(&p, PAIR_ENG_READY);
+	(void)image(&p, 1);
 	settle(&p);
 	a = engine(&p, PAIR_ENG_EMPTY);
 	CU_ASSERT_EQUAL(p.state, PAIR_STANDBY_EMPTY);
 	CU_ASSERT_FATAL(find(&a, PAIR_DO_STORE) != NULL);
 	CU_ASSERT_EQUAL(find(&a, PAIR_DO_STORE)->u.store.record.incomplete, 1);
+}
+
+/* The journal brought back what a power cut had left, or could not. */
+static void test_recovered(void)
+{
+	struct pair_record rec = {.term = 3, .wanted = 1, .incomplete = 1};
+	struct pair p = machine(&rec);
+	struct pair_event cold = {.kind = PAIR_EV_OVERRIDE};
+	struct pair_actions a;
+	char why[128];
+
+	cold.u.override.cold = 1;
+	(void)give_kind(&p, PAIR_EV_START);
+	(void)give(&p, arbiter(&p, PAIR_ARB_VALUE, 3, 0));
+	CU_ASSERT_EQUAL(p.state, PAIR_STANDBY_EMPTY);
+	settle(&p);
+	a = image(&p, 1);
+	CU_ASSERT_FATAL(find(&a, PAIR_DO_STORE) != NULL);
+	CU_ASSERT_EQUAL(find(&a, PAIR_DO_STORE)->u.store.record.incomplete, 0);
+	CU_ASSERT(pair_accepts(&p, &cold, why, sizeof(why)));
+	settle(&p);
+	a = image(&p, 0);
+	CU_ASSERT_FATAL(find(&a, PAIR_DO_STORE) != NULL);
+	CU_ASSERT_EQUAL(find(&a, PAIR_DO_STORE)->u.store.record.incomplete, 1);
+	CU_ASSERT(!pair_accepts(&p, &cold, why, sizeof(why)));
 }
 
 /* By itself it is no different: an arbiter that knows nothing, or that it is ours. */
@@ -282,6 +312,7 @@ int main(void)
 		{"complete with the first commit", test_complete},
 		{"stays incomplete", test_stays_incomplete},
 		{"a commit that was torn", test_torn},
+		{"recovered by the journal", test_recovered},
 		{"no start from half an image", test_no_start_from_half},
 		{"an arbiter that is behind", test_arbiter_behind},
 	};

@@ -38,11 +38,23 @@ static void cut_network(struct sim *s)
 					s->now + (500 + sim_rand(s) % 3000) * SIM_MS;
 }
 
+/* Of a guest, which waits; of a standby, which ends. */
+static void bad_disk(struct sim *s, int h)
+{
+	struct sim_vm *v = &s->h[h].vm;
+
+	if (!v->present)
+		return;
+	sim_vm_event(s, h, PAIR_EV_VM_DISK, 0);
+	if (v->st >= PAIR_ENG_EMPTY)
+		sim_vm_gone(s, h);
+}
+
 static void fault(struct sim *s)
 {
 	int h = (int)(sim_rand(s) & 1);
 
-	switch (sim_rand(s) % 16) {
+	switch (sim_rand(s) % 20) {
 	case 0:
 		sim_vm_gone(s, h);
 		break;
@@ -80,7 +92,18 @@ static void fault(struct sim *s)
 		s->net_arb[0] = s->net_arb[1] = !s->net_arb[0];
 		break;
 	case 14:
+	case 15:
+		sim_operator(s, h, PAIR_EV_SUSPEND);
+		break;
+	case 16:
 		sim_operator(s, h, sim_one_in(s, 8) ? PAIR_EV_KILL : PAIR_EV_FAILOVER);
+		break;
+	case 18:
+		bad_disk(s, h);
+		break;
+	case 19: /* well again */
+		if (s->h[h].vm.present)
+			sim_vm_event(s, h, PAIR_EV_VM_DISK, 1);
 		break;
 	default:
 		sim_operator(s, h, sim_one_in(s, 8) ? PAIR_EV_STOP : PAIR_EV_START);
@@ -146,6 +169,8 @@ static int run_one(uint64_t seed, int verbose, struct sim *totals)
 	totals->alones += s->alones;
 	totals->protects += s->protects;
 	totals->releases += s->releases;
+	totals->saves += s->saves;
+	totals->resumes += s->resumes;
 	free(s);
 	return ok;
 }
@@ -170,10 +195,13 @@ static void test_many_failures(void)
 		CU_ASSERT(totals->alones > n);
 		CU_ASSERT(totals->protects > n);
 		CU_ASSERT(totals->boots > n);
+		CU_ASSERT(totals->saves > n / 2);
+		CU_ASSERT(totals->resumes > n / 4);
 	}
-	printf("\n%u takeovers, %u alone, %u protected, %u boots, %u releases ",
+	printf("\n%u takeovers, %u alone, %u protected, %u boots, %u releases, %u saved, %u "
+	       "resumed ",
 	       totals->takeovers, totals->alones, totals->protects, totals->boots,
-	       totals->releases);
+	       totals->releases, totals->saves, totals->resumes);
 	free(totals);
 }
 

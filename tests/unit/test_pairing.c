@@ -59,7 +59,9 @@ static void test_existing(void)
 
 	CU_ASSERT_EQUAL(rig_run(&g, &replace), 0);
 	CU_ASSERT_EQUAL(g.report.did, PAIRING_MADE);
-	CU_ASSERT(rig_same(&g) && strcmp(g.h[0].key, KEY_A) && strcmp(g.h[0].key, KEY_B));
+	CU_ASSERT(rig_same(&g));
+	CU_ASSERT_STRING_NOT_EQUAL(g.h[0].key, KEY_A);
+	CU_ASSERT_STRING_NOT_EQUAL(g.h[0].key, KEY_B);
 
 	CU_ASSERT_EQUAL(unlink(g.h[0].key_path), 0);
 	rig_remember(&g);
@@ -104,14 +106,64 @@ static void test_check(void)
 	CU_ASSERT_EQUAL(g.report.same_key, -1);
 	CU_ASSERT_EQUAL(g.report.same_config, 1);
 	CU_ASSERT_EQUAL(g.report.same_version, 1);
-	CU_ASSERT_EQUAL(g.report.reach_out, 1);
-	CU_ASSERT_EQUAL(g.report.reach_in, 1);
+	/* One path by TCP, one for heartbeats. */
+	CU_ASSERT_EQUAL(g.report.n_ways, 2);
+	for (unsigned i = 0; i < g.report.n_ways; i++) {
+		CU_ASSERT_EQUAL(g.report.way[i].out, 1);
+		CU_ASSERT_EQUAL(g.report.way[i].in, 1);
+	}
+	CU_ASSERT_STRING_EQUAL(g.report.way[0].name, "path 0 (tcp)");
+	CU_ASSERT_STRING_EQUAL(g.report.way[1].name, "heartbeat 0");
 	rig_key(&g, 0, KEY_A);
 	rig_key(&g, 1, KEY_A);
 	CU_ASSERT_EQUAL(rig_run(&g, &check), 0);
 	CU_ASSERT_EQUAL(g.served, 0);
 	CU_ASSERT_EQUAL(g.report.same_key, 1);
 	CU_ASSERT(rig_unchanged(&g));
+	rig_fini(&g);
+}
+
+static int hold_port(const char *addr, unsigned port, int type)
+{
+	struct sockaddr_in sa = {.sin_family = AF_INET,
+				 .sin_port = htons((uint16_t)port)};
+	int fd = socket(AF_INET, type, 0);
+
+	CU_ASSERT_EQUAL_FATAL(inet_pton(AF_INET, addr, &sa.sin_addr), 1);
+	CU_ASSERT_EQUAL_FATAL(bind(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
+	return fd;
+}
+
+/* Each way for itself: an address that host b does not have, and a port for heartbeats that another
+ * program has there. */
+static void test_ways(void)
+{
+	char more[400];
+	struct rig g;
+	int fd;
+
+	rig_init(&g);
+	(void)snprintf(
+		more, sizeof(more),
+		"paths = ( { transport = \"tcp\"; address = { a = \"127.0.0.1:%u\"; "
+		"b = \"127.0.0.2:%u\"; }; }, { transport = \"tcp\"; address = { a = "
+		"\"127.0.0.1:%u\"; b = \"192.0.2.1:%u\"; }; } );\n",
+		g.port, g.port, g.port, g.port); /* fits */
+	rig_config(&g, 0, NULL, more);
+	rig_config(&g, 1, NULL, more);
+	fd = hold_port("127.0.0.2", g.port + 1, SOCK_DGRAM);
+	CU_ASSERT_EQUAL(rig_run(&g, &check), 0);
+	CU_ASSERT_EQUAL(g.report.n_ways, 3);
+	CU_ASSERT_EQUAL(g.report.way[0].out, 1);
+	CU_ASSERT_EQUAL(g.report.way[0].in, 1);
+	CU_ASSERT_EQUAL(g.report.way[1].out, 0);
+	CU_ASSERT_EQUAL(g.report.way[1].in, 0);
+	CU_ASSERT_STRING_NOT_EQUAL(g.report.way[1].why[0], "");
+	CU_ASSERT_STRING_NOT_EQUAL(g.report.way[1].why[1], "");
+	/* Ours was free, and nothing came; whether ours came there nobody can say. */
+	CU_ASSERT_EQUAL(g.report.way[2].out, -1);
+	CU_ASSERT_EQUAL(g.report.way[2].in, 0);
+	CU_ASSERT_EQUAL(close(fd), 0);
 	rig_fini(&g);
 }
 
@@ -383,6 +435,7 @@ int main(void)
 		{"keys that are there", test_existing},
 		{"a key in the config", test_inline},
 		{"check changes nothing", test_check},
+		{"each way for itself", test_ways},
 		{"configs that differ, and a copy", test_config},
 		{"the wrong host", test_names},
 		{"cut at every byte", test_cut},

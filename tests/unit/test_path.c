@@ -3,17 +3,11 @@
  *
  * TLS is the real one, over loopback; the module is a few functions here.
  */
-#include "hv/base/err.h"
 #include "replication/module.h"
-#include "replication/path.h"
-#include "replication/transport.h"
-#include "tests/unit/link.h"
-#include "tests/unit/unit.h"
+#include "tests/unit/pathrig.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
-#include <string.h>
 
 /* A module whose wire is in this process; what it carried can be looked at. */
 struct tp_dev {
@@ -124,74 +118,6 @@ static const struct tp_module glass_module = {.version = TP_MODULE_VERSION,
 					      .connect = glass_connect,
 					      .discard = glass_discard};
 
-static const struct path_key key = {.pair = "pair", .psk = link_psk, .timeout_ms = 20000};
-
-/* What each end is set up for, and how it fared. */
-struct side {
-	int fd, rc;
-	const struct path_terms *want;
-	struct path_terms got;
-	struct tp *tp;
-	struct err err;
-	pthread_t thread;
-};
-
-static int admit(void *arg, struct path_terms *offer, struct err *err)
-{
-	const struct path_terms *want = ((struct side *)arg)->want;
-
-	if (offer->term != want->term || strcmp(offer->vm, want->vm) != 0 ||
-	    offer->index != want->index || offer->paths != want->paths ||
-	    offer->purpose != want->purpose ||
-	    strcmp(offer->transport, want->transport) != 0 ||
-	    memcmp(offer->session, want->session, sizeof(offer->session)) != 0)
-		return err_set(err, -EPERM, "that is not what was agreed");
-	offer->module = want->module;
-	offer->dev = want->dev;
-	return 0;
-}
-
-static void *serve(void *arg)
-{
-	struct side *s = arg;
-
-	s->rc = path_accept(s->fd, &key, admit, s, &s->got, &s->tp, &s->err);
-	return NULL;
-}
-
-static void meet(struct side side[2], const struct path_terms *client,
-		 const struct path_terms *server)
-{
-	int fd[2];
-
-	memset(side, 0, 2 * sizeof(*side));
-	link_sockets(fd);
-	for (int i = 0; i < 2; i++) {
-		side[i].fd = fd[i];
-		side[i].want = i ? server : client;
-	}
-	CU_ASSERT_EQUAL_FATAL(pthread_create(&side[1].thread, NULL, serve, &side[1]), 0);
-	side[0].rc = path_connect(fd[0], &key, client, &side[0].tp, &side[0].err);
-	CU_ASSERT_EQUAL_FATAL(pthread_join(side[1].thread, NULL), 0);
-}
-
-static void part(struct side side[2])
-{
-	for (int i = 0; i < 2; i++)
-		tp_close(side[i].tp);
-}
-
-static struct path_terms tcp_terms(void)
-{
-	return (struct path_terms){.purpose = PATH_JOIN,
-				   .index = 1,
-				   .paths = 3,
-				   .term = 0x1122334455667788ull,
-				   .vm = "web",
-				   .session = "fifteen letters",
-				   .transport = "tcp"};
-}
-
 static struct path_terms glass_terms(struct tp_dev *dev)
 {
 	struct path_terms t = tcp_terms();
@@ -203,20 +129,6 @@ static struct path_terms glass_terms(struct tp_dev *dev)
 	t.module = &glass_module;
 	t.dev = dev;
 	return t;
-}
-
-static void across(struct side side[2])
-{
-	static const char words[] = "a secret of the guest";
-	struct iovec v = {.iov_base = (void *)words, .iov_len = sizeof(words)};
-	char got[sizeof(words)];
-
-	for (int i = 0; i < 2; i++) {
-		CU_ASSERT_PTR_NOT_NULL_FATAL(side[i].tp);
-		CU_ASSERT(!tp_send(side[i].tp, &v, 1) && !tp_flush(side[i].tp));
-		CU_ASSERT_EQUAL(tp_recv(side[!i].tp, got, sizeof(got)), 0);
-		CU_ASSERT_STRING_EQUAL(got, words);
-	}
 }
 
 static void test_tcp(void)
@@ -358,7 +270,7 @@ static void spoil_vm(struct path_hello_wire *h)
 }
 static void spoil_version(struct path_hello_wire *h)
 {
-	h->version = le16_of(2);
+	h->version = le16_of(PATH_VERSION + 1);
 }
 static void spoil_magic(struct path_hello_wire *h)
 {
@@ -374,7 +286,7 @@ static void spoil_blob(struct path_hello_wire *h)
 }
 static void spoil_zero(struct path_hello_wire *h)
 {
-	h->zero[5] = 1;
+	h->zero[4] = 1;
 }
 static void spoil_name(struct path_hello_wire *h)
 {

@@ -10,7 +10,8 @@
 static const struct pathsel_params prm = {.retry_min_ns = 100 * MS,
 					  .retry_max_ns = 1600 * MS,
 					  .heal_ns = 3000 * MS,
-					  .hold_max_ns = 60000 * MS};
+					  .hold_max_ns = 60000 * MS,
+					  .fresh_ns = UINT64_MAX};
 
 static void expect(const struct pathsel *p, uint64_t now, enum pathsel_act act,
 		   unsigned path)
@@ -139,6 +140,83 @@ static void test_record(void)
 	expect(&p, 100 * MS, PATHSEL_USE, 0);
 }
 
+/* Who fails at taking over is to blame, and not who was left for it. */
+static void test_missed(void)
+{
+	struct pathsel p;
+
+	two_up(&p);
+	pathsel_failed(&p, 0, 0, "pulled");
+	pathsel_used(&p, 1, 0);
+	come_up(&p, 0, 100 * MS);
+	expect(&p, 3100 * MS, PATHSEL_USE, 0);
+	pathsel_taking(&p, 0, 3100 * MS);
+	come_up(&p, 1, 3101 * MS); /* the one that was left is not waited for */
+	expect(&p, 3150 * MS, PATHSEL_NOTHING, 0);
+	pathsel_failed(&p, 0, 3200 * MS, "nothing is heard on it");
+	CU_ASSERT_EQUAL(p.in_use, -1);
+	CU_ASSERT_EQUAL(p.path[0].failed, 2);
+	CU_ASSERT_EQUAL(p.path[1].failed, 0);
+	CU_ASSERT_STRING_EQUAL(p.path[1].why, "");
+	CU_ASSERT_EQUAL(pathsel_heal_ns(&p, 0), 6000 * MS);
+	expect(&p, 3200 * MS, PATHSEL_USE, 1);
+	pathsel_used(&p, 1, 3250 * MS);
+	come_up(&p, 0, 3300 * MS);
+	CU_ASSERT_EQUAL(p.failovers, 2);
+	expect(&p, 9299 * MS, PATHSEL_NOTHING, 0);
+	expect(&p, 9300 * MS, PATHSEL_USE, 0);
+}
+
+/* While a path that is to take over does not answer, others are connected, and soon. */
+static void test_meanwhile(void)
+{
+	struct pathsel p;
+
+	two_up(&p);
+	for (uint64_t now = 0; now < 5; now++) {
+		pathsel_failed(&p, 0, now * 10000 * MS, "pulled");
+		pathsel_connecting(&p, 0, now * 10000 * MS);
+	}
+	pathsel_failed(&p, 0, 50000 * MS, "pulled");
+	expect(&p, 50000 * MS, PATHSEL_USE, 1);
+	pathsel_taking(&p, 1, 50000 * MS);
+	expect(&p, 50099 * MS, PATHSEL_NOTHING, 0);
+	expect(&p, 50100 * MS, PATHSEL_CONNECT, 0);
+	pathsel_connecting(&p, 0, 50100 * MS);
+	pathsel_ready(&p, 0, 50100 * MS);
+	expect(&p, 50100 * MS, PATHSEL_NOTHING, 0);
+	pathsel_failed(&p, 1, 50200 * MS, "nothing is heard on it");
+	expect(&p, 50200 * MS, PATHSEL_USE, 0);
+}
+
+/* Two paths over one cable: the second is not tried while a third is heard. */
+static void test_fresh(void)
+{
+	struct pathsel_params fresh = prm;
+	struct pathsel p;
+
+	fresh.fresh_ns = 200 * MS;
+	pathsel_init(&p, 3, &fresh, 0);
+	for (unsigned i = 0; i < 3; i++) {
+		pathsel_connecting(&p, i, 0);
+		pathsel_ready(&p, i, 0);
+	}
+	pathsel_used(&p, 0, 0);
+	pathsel_heard(&p, 1, 1000 * MS);
+	pathsel_heard(&p, 2, 1150 * MS);
+	pathsel_failed(&p, 0, 1200 * MS, "nothing is heard on it");
+	expect(&p, 1200 * MS, PATHSEL_USE, 2);
+	/* With nobody heard lately (this host stood still) the order counts. */
+	expect(&p, 1400 * MS, PATHSEL_USE, 1);
+	pathsel_used(&p, 2, 1200 * MS);
+	/* And a better one that is healed, but silent now, is not gone back to. */
+	pathsel_connecting(&p, 0, 1300 * MS);
+	pathsel_heard(&p, 2, 9000 * MS);
+	expect(&p, 9000 * MS, PATHSEL_NOTHING, 0);
+	pathsel_heard(&p, 1, 8900 * MS);
+	expect(&p, 9000 * MS, PATHSEL_USE, 1);
+}
+
 /* A world of cables that break and heal at random. */
 struct world {
 	struct pathsel p;
@@ -238,6 +316,9 @@ static const struct unit_test tests[] = {
 	{"attempts", test_attempts},
 	{"hold-down", test_hold_down},
 	{"the better record", test_record},
+	{"failed at taking over", test_missed},
+	{"meanwhile", test_meanwhile},
+	{"who was heard lately", test_fresh},
 	{"worlds at random", test_worlds},
 };
 

@@ -148,9 +148,8 @@ static void take(struct nlmsghdr *h)
 static void *kernel_main(void *arg)
 {
 	_Alignas(struct nlmsghdr) uint8_t msg[512];
-	ssize_t n;
 
-	while ((n = recv(q.fd, msg, sizeof(msg), 0)) >= (ssize_t)sizeof(struct nlmsghdr))
+	while (recv(q.fd, msg, sizeof(msg), 0) >= (ssize_t)sizeof(struct nlmsghdr))
 		take((struct nlmsghdr *)msg);
 	return NULL;
 }

@@ -152,6 +152,7 @@ static void good_args(void)
 	CU_ASSERT_EQUAL(a.ring, 32 << 20);
 	CU_ASSERT_EQUAL(a.send, 4 << 20);
 	CU_ASSERT_EQUAL(a.silence_ms, 500);
+	CU_ASSERT_EQUAL(a.spin_us, 50);
 	CU_ASSERT_EQUAL_FATAL(hello_args_parse("  ring=64K  address=fd00::1 silence=80 "
 					       "send=512M",
 					       &a, &err),

@@ -180,11 +180,13 @@ static void test_order(void)
 	static const struct {
 		int order[6], heard;
 	} t[] = {
-		{{0, 0, 1, 2, 3, -1}, 1},		      /* said again */
-		{{1, 0, 2, 3, -1}, 0},			      /* changed about */
-		{{0, 2, 3, -1}, 1},			      /* one is missing */
-		{{1, 2, 3, -1}, 0},	  {{0, 1, 3, -1}, 2}, /* the end too soon */
+		{{0, 0, 1, 2, 3, -1}, 1}, /* said again */
+		{{1, 0, 2, 3, -1}, 0},	  /* changed about */
+		{{0, 2, 3, -1}, 1},	  /* one is missing */
+		{{1, 2, 3, -1}, 0},
+		{{0, 1, 3, -1}, 2}, /* the end too soon */
 		{{0, 1, 2, 2, 3, -1}, 3},
+		{{0, 1, 2, 0, 3, -1}, 3}, /* from before the new keys */
 	};
 	int heard;
 
@@ -192,6 +194,38 @@ static void test_order(void)
 		CU_ASSERT_EQUAL(in_order(t[i].order, &heard), -EBADMSG);
 		CU_ASSERT_EQUAL(heard, t[i].heard);
 	}
+}
+
+enum { ZEROS = 500, ZEROS_LEN = 16 };
+
+static int by_bytes(const void *a, const void *b)
+{
+	return memcmp(a, b, ZEROS_LEN);
+}
+
+/* The ciphertext of zeros is the bare key stream: no two records may have the same. */
+static void test_nonces(void)
+{
+	static uint8_t zeros[ZEROS_LEN], stream[ZEROS][ZEROS_LEN];
+	const size_t step = sizeof(struct seal_wire) + ZEROS_LEN + SEAL_TAG_LEN;
+	struct tape t = {0};
+	struct tp *tp = seal(&t, CLIENT, 3);
+	uint64_t sent = 0, received = 0;
+
+	for (int i = 0; i < ZEROS; i++)
+		say(tp, zeros, sizeof(zeros));
+	tp_seal_renewals(tp, &sent, &received);
+	CU_ASSERT_EQUAL(sent, (ZEROS - 1) / 3);
+	CU_ASSERT_EQUAL(received, 0);
+	CU_ASSERT_EQUAL_FATAL(t.b.len, ZEROS * step);
+	for (size_t i = 0; i < ZEROS; i++)
+		memcpy(stream[i], t.b.data + i * step + sizeof(struct seal_wire),
+		       ZEROS_LEN);
+	qsort(stream, ZEROS, ZEROS_LEN, by_bytes);
+	for (int i = 1; i < ZEROS; i++)
+		CU_ASSERT_NOT_EQUAL(memcmp(stream[i - 1], stream[i], ZEROS_LEN), 0);
+	tp_close(tp);
+	buf_fini(&t.b);
 }
 
 static void test_flips(void)
@@ -303,7 +337,7 @@ static void test_same_words(void)
 static void test_sizes(void)
 {
 	static const size_t size[] = {1, 65535, 65536, 65537, 300000, 48, 131072};
-	static uint8_t out[300000], in[300000];
+	static uint8_t out[300000 + 7], in[300000];
 	struct tape t = {0};
 	struct tp *tx = seal(&t, CLIENT, 3), *rx;
 
@@ -325,6 +359,7 @@ static void test_sizes(void)
 static const struct unit_test tests[] = {
 	{"golden vector", test_golden},
 	{"replayed, reordered, left out", test_order},
+	{"no nonce twice", test_nonces},
 	{"a bit flipped anywhere", test_flips},
 	{"cut at every byte", test_cuts},
 	{"reflected", test_reflected},

@@ -9,7 +9,8 @@
 #include "hv/devices.h"
 #include "tests/unit/fakevm.h"
 
-#define GOLDEN "tests/unit/golden/virtio-blk.state"
+#define GOLDEN	 "tests/unit/golden/virtio-blk.state"
+#define GOLDEN_1 "tests/unit/golden/virtio-blk.1.state" /* of version 1 */
 
 enum { SLOT = 1, SECTORS = 128, HELD_MAX = 256 };
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_ZEROES = 13 };
@@ -17,7 +18,8 @@ enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2, S_NONE = 0xEE };
 
 /* A disk in memory that answers at once, or when it is told to. */
 struct disk {
-	uint8_t bytes[SECTORS * 512];
+	uint8_t bytes[2 * SECTORS * 512];
+	uint64_t capacity;
 	struct blk_req *held[HELD_MAX];
 	unsigned n, submitted, closed;
 	int hold, error;
@@ -60,7 +62,7 @@ static void disk_release(struct disk *d)
 
 static uint64_t disk_capacity(void *self)
 {
-	return SECTORS * 512;
+	return ((struct disk *)self)->capacity;
 }
 
 static void disk_close(void *self)
@@ -89,6 +91,7 @@ static void open_on(struct vm *on, struct disk *d, int read_only)
 
 	fake_vm_open(on);
 	memset(d, 0, sizeof(*d));
+	d->capacity = SECTORS * 512;
 	for (unsigned i = 0; i < sizeof(d->bytes); i++)
 		d->bytes[i] = (uint8_t)(i / 512);
 	CU_ASSERT_EQUAL_FATAL(vblk_create(on, (struct blk){&disk_ops, d},
@@ -444,6 +447,78 @@ static void requests_in_flight_go_on_elsewhere(void)
 	close_blk();
 }
 
+static uint32_t cfg_read(unsigned at)
+{
+	return mmio_read(&vm, drv_bar(&vm, SLOT) + WIN_CFG_AT + at, 4);
+}
+
+/* The driver is told, sees the new size, and only then may use it. */
+static void disks_grow(void)
+{
+	uint32_t len, generation;
+	unsigned raised;
+
+	open_blk();
+	disk.capacity *= 2;
+	raised = vm.msi[0]->raised;
+	generation = mmio_read(&vm, drv_bar(&vm, SLOT) + 21, 1);
+	CU_ASSERT_EQUAL(cfg_read(0), SECTORS);
+	CU_ASSERT_EQUAL(run(T_OUT, SECTORS, 512, 0, &len), S_IOERR);
+	vblk_resize(dev, disk.capacity);
+	CU_ASSERT_EQUAL(cfg_read(0), 2 * SECTORS);
+	CU_ASSERT_EQUAL(vm.msi[0]->raised, raised + 1);
+	CU_ASSERT_EQUAL(mmio_read(&vm, drv_bar(&vm, SLOT) + 21, 1), generation + 1);
+	CU_ASSERT_EQUAL(run(T_OUT, SECTORS, 512, 0, &len), S_OK);
+	CU_ASSERT_EQUAL(run(T_IN, 2 * SECTORS, 512, 1, &len), S_IOERR);
+	vblk_resize(dev, disk.capacity); /* nothing new */
+	CU_ASSERT_EQUAL(vm.msi[0]->raised, raised + 1);
+	close_blk();
+}
+
+/* Who takes over has the size of the checkpoint, in an image that may be larger, but not smaller. */
+static void sizes_go_on_elsewhere(void)
+{
+	struct err err = {0};
+	struct buf b = {0};
+
+	open_blk();
+	disk.capacity *= 2;
+	CU_ASSERT_EQUAL_FATAL(vm.dev[0].ops->save(vm.dev[0].self, &b), 0);
+	vblk_resize(dev, disk.capacity);
+	CU_ASSERT_EQUAL(load_into(&vm, &b, &err), 0);
+	CU_ASSERT_EQUAL(cfg_read(0), SECTORS);
+	disk.capacity = SECTORS * 512 - 512;
+	CU_ASSERT_EQUAL(load_into(&vm, &b, &err), -EBADMSG);
+	CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "the image here"));
+	buf_fini(&b);
+	close_blk();
+}
+
+static size_t read_golden(const char *path, uint8_t *to, size_t room)
+{
+	FILE *f = fopen(path, "rb");
+	size_t n;
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL(f);
+	n = fread(to, 1, room, f);
+	CU_ASSERT_EQUAL(fclose(f), 0);
+	return n;
+}
+
+/* Before disks could grow, no size was told: it is the image's. */
+static void older_states_are_read(void)
+{
+	struct err err = {0};
+	uint8_t old[8192];
+	struct buf b = {.data = old};
+
+	open_blk();
+	b.len = read_golden(GOLDEN_1, old, sizeof(old));
+	CU_ASSERT_EQUAL(load_into(&vm, &b, &err), 0);
+	CU_ASSERT_EQUAL(cfg_read(0), SECTORS);
+	close_blk();
+}
+
 /* What this program writes is what hv/STATE.md says, and what its predecessors wrote. */
 static void state_is_the_golden_one(void)
 {
@@ -464,10 +539,7 @@ static void state_is_the_golden_one(void)
 		CU_ASSERT_FATAL(f && fwrite(b.data, 1, b.len, f) == b.len);
 		CU_ASSERT_EQUAL_FATAL(fclose(f), 0);
 	}
-	f = fopen(GOLDEN, "rb");
-	CU_ASSERT_PTR_NOT_NULL_FATAL(f);
-	n = fread(want, 1, sizeof(want), f);
-	CU_ASSERT_EQUAL(fclose(f), 0);
+	n = read_golden(GOLDEN, want, sizeof(want));
 	CU_ASSERT_EQUAL_FATAL(n, b.len);
 	CU_ASSERT_EQUAL(memcmp(want, b.data, n), 0);
 	buf_fini(&b);
@@ -517,6 +589,9 @@ int main(void)
 		{"reset disowns what is in flight", reset_disowns_what_is_in_flight},
 		{"requests in flight go on elsewhere",
 		 requests_in_flight_go_on_elsewhere},
+		{"disks grow", disks_grow},
+		{"sizes go on elsewhere", sizes_go_on_elsewhere},
+		{"older states are read", older_states_are_read},
 		{"state is the golden one", state_is_the_golden_one},
 		{"hostile state", hostile_state_is_refused_or_harmless},
 	};

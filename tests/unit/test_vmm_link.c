@@ -65,14 +65,27 @@ void vmm_tell(struct vmm *m, json_t *msg)
 	json_decref(msg);
 }
 
+/* No path is drilled here. */
+int vmm_drill_path(const struct vmm *m)
+{
+	return -1;
+}
+
+void vmm_drill_end(struct vmm *m)
+{
+}
+
+/* What the primary's end says that the connection is for. */
+static enum path_purpose said = PATH_ALONE;
+
 /* The primary's end: TLS, and that it is the only path to this VM. */
 static void *say_path(void *arg)
 {
 	struct link_side *s = arg;
 	const struct path_key key = {
 		.pair = s->identity, .psk = s->psk, .timeout_ms = s->timeout_ms};
-	const struct path_terms t = {.purpose = PATH_ALONE,
-				     .paths = 1,
+	const struct path_terms t = {.purpose = said,
+				     .paths = said == PATH_TEST ? 2 : 1,
 				     .term = s->term,
 				     .vm = "v",
 				     .transport = "tcp"};
@@ -253,6 +266,26 @@ static void test_old_one(void)
 	end_vmm(m);
 }
 
+/* A connection to measure with leads to no engine, whatever the preface said. */
+static void test_no_test(void)
+{
+	struct vmm *m = new_vmm();
+	struct link_side side;
+
+	said = PATH_TEST;
+	m->set.path[1] = m->set.path[0];
+	m->set.n_paths = 2;
+	peer(m, &side, 1, link_psk);
+	while (m->handshakes)
+		turn(m);
+	CU_ASSERT_EQUAL(engine.attached, 0);
+	CU_ASSERT_EQUAL(engine.told, 1);
+	peer_end(&side, 0);
+	CU_ASSERT_EQUAL(side.rc, -ECONNREFUSED);
+	said = PATH_ALONE;
+	end_vmm(m);
+}
+
 static void test_wrong_key(void)
 {
 	static const uint8_t other[TP_PSK_LEN] = "another key";
@@ -276,6 +309,7 @@ int main(void)
 		{"no more than there is room for", test_bounded},
 		{"the first one wins", test_one_wins},
 		{"begun before another one", test_old_one},
+		{"a test is no link", test_no_test},
 		{"wrong key", test_wrong_key},
 	};
 	return UNIT_MAIN("vmm_link", tests);
