@@ -2,6 +2,8 @@
  * replaylog - brings a disk to the state of a moment at which its power might have been cut.
  *
  *   replaylog list LOG                   a line for each entry: number, flags (or -), sector, sectors, mark
+ *   replaylog flushes LOG [marked]       of each flush, the number of the entry behind it; or only of those between
+ *                                        the first mark and the last one
  *   replaylog apply LOG DISK FROM TO     write the entries from FROM to before TO
  *   replaylog tear LOG DISK FROM TO SEED write some of them, in no order, and of one not all sectors
  *
@@ -129,6 +131,28 @@ static int list(struct log *l)
 	return 0;
 }
 
+/* A host may be writing @l: its last entries may come later. */
+static int list_flushes(struct log *l, int marked)
+{
+	uint64_t *at = calloc(l->n + 1, sizeof(*at)), n = 0, last = 0, marks = 0;
+	struct entry e;
+	int rc = at ? 0 : -ENOMEM;
+
+	for (uint64_t i = 0; !rc && i < l->n; i++) {
+		rc = log_next(l, &e);
+		if (!rc && e.flags & FLUSH && (marks || !marked))
+			at[n++] = i + 1;
+		if (!rc && e.flags & MARK) {
+			marks++;
+			last = n;
+		}
+	}
+	for (uint64_t i = 0; !rc && i < (marked ? last : n); i++)
+		printf("%" PRIu64 "\n", at[i]);
+	free(at);
+	return rc;
+}
+
 /* The sectors of @e from @first on, @count of them. */
 static int put(const struct log *l, int disk, const struct entry *e, uint64_t first,
 	       uint64_t count)
@@ -202,11 +226,14 @@ int main(int argc, char **argv)
 
 	if (argc == 3 && !strcmp(argv[1], "list"))
 		return log_open(&l, argv[2]) || list(&l) ? 1 : 0;
+	if ((argc == 3 || (argc == 4 && !strcmp(argv[3], "marked"))) &&
+	    !strcmp(argv[1], "flushes"))
+		return log_open(&l, argv[2]) || list_flushes(&l, argc == 4) ? 1 : 0;
 	if ((argc != 6 || strcmp(argv[1], "apply") != 0) &&
 	    (argc != 7 || strcmp(argv[1], "tear") != 0)) {
 		(void)fprintf(stderr,
-			      "usage: replaylog list LOG | apply LOG DISK FROM TO | "
-			      "tear LOG DISK FROM TO SEED\n");
+			      "usage: replaylog list LOG | flushes LOG [marked] | "
+			      "apply LOG DISK FROM TO | tear LOG DISK FROM TO SEED\n");
 		return 2;
 	}
 	disk = open(argv[3], O_WRONLY | O_CLOEXEC);

@@ -39,14 +39,25 @@ durable() {
 	rhea_vm $one | jq '.durable.epoch // 0'
 }
 
+# Whether there are enough marks in both logs, and flushes between them.
+logs_suffice() {
+	local host
+	[ $marks -gt $((points * 2)) ] || return
+	for host in a b; do
+		[ "$("$B/tests/lab/replaylog" flushes "$lab_dir/$host.log-writes" marked | wc -l)" -gt $((points * 2)) ] || return
+	done
+}
+
 # What a client was told, and what the standby said to be durable, into both hosts' logs of writes, behind what made it so.
 note_marks() {
-	local end=$(($(now_ms) + log_seconds * 1000)) n
-	while [ "$(now_ms)" -lt $end ]; do
+	local begin=$SECONDS marks=0 n
+	until [ $((SECONDS - begin)) -ge $log_seconds ] && logs_suffice; do
+		[ $((SECONDS - begin)) -lt $((log_seconds + 180)) ] || die_with b "too little is written and flushed"
 		n=$(heard)
 		store_mark a "heard=$n"
 		n=$(durable)
 		store_mark b "durable=$n"
+		[ "$n" = 0 ] || marks=$((marks + 1))
 	done
 }
 

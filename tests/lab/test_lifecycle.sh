@@ -66,16 +66,18 @@ boot_id() {
 	guest_says 'cat /proc/sys/kernel/random/boot_id'
 }
 
-# By how many seconds the guest's clock is wrong, late below 0; what the asking takes is no error. While it boots on an
-# emulated processor it loses ticks, so it may be late from the beginning.
+# By how many seconds the guest's clock differs from that of the host it runs on, late below 0; what the asking takes is
+# no difference. While it boots on an emulated processor it loses ticks, so it may be late from the beginning; so may
+# the hosts, each by its own, and nobody sets their clocks.
 clock_error() {
-	local asked there
-	asked=$(date +%s)
+	local asked there answered
+	asked=$(host_run $one 'date +%s')
 	there=$(guest_says '/bin/busybox date +%s')
+	answered=$(host_run $one 'date +%s')
 	if [ "$there" -lt "$asked" ]; then
 		echo $((there - asked))
-	elif [ "$there" -gt "$(date +%s)" ]; then
-		echo $((there - $(date +%s)))
+	elif [ "$there" -gt "$answered" ]; then
+		echo $((there - answered))
 	else
 		echo 0
 	fi

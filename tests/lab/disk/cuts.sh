@@ -121,7 +121,7 @@ flushed() {
 # there, or later; then its batch is cut short behind EPOCH.
 find_epoch() {
 	local all low=0 high middle name=find.$BASHPID
-	mapfile -t all < <(flushes b)
+	mapfile -t all < <("$tools/replaylog" flushes "$dir/b.log-writes")
 	high=${#all[@]}
 	while [ "$low" -lt "$high" ]; do
 		middle=$(((low + high) / 2))
@@ -170,19 +170,12 @@ point() {
 	rm -rf "${work:?}/$name" "$work/$name".*
 }
 
-# flushes HOST [marked]: where each flush of its log ends; only from the first mark to the last one.
-flushes() {
-	awk -v all="${2:-all}" '$2 ~ /F/ && (all == "all" || marks) { flush[++n] = $1 + 1 }
-		$2 ~ /M/ { marks++; last = n } END { if (all == "all") last = n
-			for (i = 1; i <= last; i++) print flush[i] }' "$work/$1.list"
-}
-
 # cut HOST: $points flushes of it, evenly, each once as it ended and once with some of what came before the next one.
 cut() {
 	local host=$1 now=0 all i n next
 	"$tools/replaylog" list "$dir/$host.log-writes" > "$work/$host.list"
 	cp --sparse=always "$dir/$host.begin" "$work/$host.now"
-	mapfile -t all < <(flushes "$host" marked)
+	mapfile -t all < <("$tools/replaylog" flushes "$dir/$host.log-writes" marked)
 	# Marks that say nothing would prove nothing.
 	grep -Eq '=[1-9]' "$work/$host.list" || die "no mark in the log of host $host says anything"
 	[ ${#all[@]} -gt "$points" ] || die "the log of host $host has only ${#all[@]} flushes while marks were made"
