@@ -12,6 +12,7 @@
 
 #include "ctl/snapmem.h"
 #include "hv/base/log.h"
+#include "remus/crashpoint.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -39,6 +40,7 @@ static void on_done(void *arg, struct snapmem *mem, int rc, const char *why)
 
 	if (rc)
 		log_warn("a snapshot's memory could not be saved: %s", why);
+	crash_at(CRASH_MEMORY_SAVED, 0);
 	tell(s->m, snapmem_id(mem), !rc, why);
 }
 

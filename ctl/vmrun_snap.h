@@ -39,7 +39,7 @@ enum {
  * {"name","id","peer":"complete"|"failed"|"none","peer_why","memory":b,"memory_why"}. */
 typedef void snap_told_fn(void *arg, const char *why, json_t *result);
 
-/* Make snapshot @name of the VM, which runs here. 0, or -errno with @why_out ("busy" and the like). */
+/* vmrun_snapbegin.c: make snapshot @name of the VM, which runs here. 0, or -errno with @why_out ("busy" and the like). */
 int vmrun_snap_create(struct vmrun *v, const char *name, snap_told_fn *fn, void *arg,
 		      const char **why_out);
 /* The same with the guest's memory. */

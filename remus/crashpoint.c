@@ -28,6 +28,7 @@ static const char *const names[] = {
 	[CRASH_COPY_SAVED] = "copy-saved",
 	[CRASH_LOADED] = "loaded",
 	[CRASH_USED] = "used",
+	[CRASH_MEMORY_SAVED] = "memory-saved",
 };
 _Static_assert(sizeof(names) / sizeof(names[0]) == CRASH_POINTS, "a name for each point");
 

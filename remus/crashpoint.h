@@ -37,6 +37,8 @@ enum crash_point {
 	/* who resumes it */
 	CRASH_LOADED, /* nothing has changed on disk */
 	CRASH_USED,   /* the file says that it ran, which it has not yet */
+	/* a snapshot with memory; either host */
+	CRASH_MEMORY_SAVED, /* its memory is in the file, rhead does not know */
 	CRASH_POINTS
 };
 

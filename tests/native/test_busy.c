@@ -57,16 +57,18 @@ static void saturate(struct twohosts *p, unsigned seconds)
 {
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
 	int n = cpus * EACH < SPINNERS_MAX ? (int)cpus * EACH : SPINNERS_MAX;
-	int host = th_wait_protected(p, PROTECT_MS);
-	uint64_t end = clock_mono_ns() + seconds * 1000000000ull, frames;
+	int host = th_protected(p, PROTECT_MS);
+	uint64_t end, frames;
 	pid_t pid[SPINNERS_MAX];
 	struct observed o;
 	struct vm_view v;
 
-	if (host < 0 || th_view(p, host, &v))
-		th_fail(p, "the VM is not protected");
+	if (th_view(p, host, &v))
+		th_fail(p, "host %s does not answer", p->host[host].name);
+	th_goes_on(p, host, 1, PROTECT_MS); /* else nobody has been heard yet */
 	observer_read(p->obs, &o);
 	frames = o.frames;
+	end = clock_mono_ns() + seconds * 1000000000ull;
 	for (int i = 0; i < n; i++)
 		pid[i] = spin(p);
 	while (clock_mono_ns() < end) {

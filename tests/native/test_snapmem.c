@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * test_snapmem - snapshots with memory while the guest writes memory and disk: both hosts have saved the same
- * memory, byte for byte, although one did so under the running guest and the other under its epochs; and a
- * host that is alone saves it, too.
+ * memory, byte for byte, although one did so under the running guest and the other under its epochs; a
+ * host that is alone saves it, too; and a standby that dies meanwhile keeps nobody waiting.
  *
  *   test_snapmem [ROUNDS [SEED]]
  */
@@ -21,7 +21,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { WAIT_MS = 20000, ENOUGH = 20, MEMORY_MIB = 64 };
+enum { WAIT_MS = 20000, ENOUGH = 20, MEMORY_MIB = 64, TOLD_S = 10 };
 
 static const char *rheactl;
 
@@ -132,6 +132,42 @@ static void alone(struct twohosts *p)
 	(void)protected_on(p);
 }
 
+/* The standby dies when the memory is saved on one of the hosts: @at. Who asked for the snapshot is told soon that it is
+ * made on one host only, and the VM is protected again. */
+static void lose_standby(struct twohosts *p, int at_standby)
+{
+	int host = protected_on(p);
+	uint64_t end = clock_mono_ns() + (uint64_t)WAIT_MS * 1000000;
+	struct vm_view v;
+	pid_t pid;
+
+	if (th_view(p, !host, &v))
+		th_fail(p, "no process to kill");
+	th_crash_at(p, at_standby ? !host : host,
+		    at_standby ? "memory-saved" : "memory-saved+2000");
+	pid = fork();
+	if (pid < 0)
+		th_fail(p, "fork");
+	if (!pid)
+		_exit(th_sh("timeout %d %s --socket %s --json snapshot create v lost%d --memory | "
+			    "grep -q '\"peer\": *\"failed\"'",
+			    TOLD_S, rheactl, p->host[host].sock, at_standby)
+			      ? 1
+			      : 0);
+	while (!th_crashed(p, at_standby ? !host : host)) {
+		if (clock_mono_ns() > end)
+			th_fail(p, "no memory is saved");
+		th_sleep_ms(1);
+	}
+	if (!at_standby && kill(v.pid, SIGKILL))
+		th_fail(p, "no process to kill");
+	if (th_reap(pid))
+		th_fail(p, "the standby died while memory was saved: not told in %d s",
+			TOLD_S);
+	if (protected_on(p) != host)
+		th_fail(p, "it moved with its standby's death");
+}
+
 /* Back to a snapshot with memory: the guest goes on from there, and finds the disk of that moment. */
 static void back(struct twohosts *p, const char *name)
 {
@@ -185,6 +221,8 @@ int main(int argc, char **argv)
 	for (unsigned i = 0; i < rounds; i++)
 		one_round(&p, i);
 	back(&p, "back");
+	lose_standby(&p, 0);
+	lose_standby(&p, 1);
 	alone(&p);
 	printf("%u snapshots with memory, the same on both hosts\n", rounds);
 	th_end(&p);

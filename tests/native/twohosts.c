@@ -117,11 +117,14 @@ static pid_t spawn(struct twohosts *p, const char *log, char *const argv[])
 	_exit(127);
 }
 
-void th_reap(pid_t pid)
+int th_reap(pid_t pid)
 {
+	int status = -1;
+
 	if (pid > 0)
-		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+		while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 			;
+	return status;
 }
 
 static void end_child(pid_t *pid)

@@ -76,8 +76,8 @@ void th_down(struct twohosts *p);      /* idempotent; also removes the namespace
 void th_end(struct twohosts *p); /* a test went well: th_down(), and remove the files */
 void th_rhead_start(struct twohosts *p, int host);
 void th_etcd_start(struct twohosts *p);
-/* Wait for a child that was killed, so that it leaves no zombie. */
-void th_reap(pid_t pid);
+/* Wait for a child that ends, so that it leaves no zombie; its status, as of waitpid(). 0 or less: there is none. */
+int th_reap(pid_t pid);
 
 /* The next rhea-vm of @host that comes to the crash point @name (crashpoint.h) dies there, or
  * waits if there is "+milliseconds" behind the name. */
