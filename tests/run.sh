@@ -80,7 +80,7 @@ run_lab() {
 	local test
 	for test in tests/lab/test_*.sh; do
 		void=75 # of tests/lab/lab.sh: the emulator's fault
-		run_test "lab/$(basename "$test" .sh)" 600 "$test"
+		run_test "lab/$(basename "$test" .sh)" 900 "$test"
 	done
 }
 

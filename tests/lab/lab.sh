@@ -61,27 +61,49 @@ lab_remove_leftovers() {
 	done
 }
 
-# The emulated hosts whose kernel says that all of its processors have stood still for half a minute. It was seen once, early in
-# a host's life, in the kernel's own threads, and the emulator's: nothing that a host does brings it back, and it says nothing of
-# what runs there.
-lab_stuck_hosts() {
+# The emulated hosts whose kernel says that all of its processors stood still, and how: a regular expression. Seen a few times:
+# an idle host, all of whose processors stood for 27 s and then went on; and one early in a host's life, in the kernel's
+# own threads and the emulator's, which never did. It says nothing of what runs there.
+lab_stood_still() {
 	local log
 	for log in "$lab_dir"/*/power-on.log; do
 		[ -e "$log" ] || continue
-		[ "$(grep -o 'soft lockup - CPU#[0-9]* stuck for [3-9][0-9]s' "$log" | cut -d' ' -f4 | sort -u | wc -l)" -lt 2 ] ||
+		[ "$(grep -oE "soft lockup - CPU#[0-9]* stuck for ($1)" "$log" | cut -d' ' -f4 | sort -u | wc -l)" -lt 2 ] ||
 			basename "$(dirname "$log")"
 	done
 }
 
+# It says so again after 50 s, and no idle processor is kept by what it runs.
 hopeless() {
-	[ -n "$(lab_stuck_hosts)" ]
+	[ -n "$(lab_stood_still '([4-9].|...+)s!')" ]
+}
+
+void() {
+	[ -n "$(lab_stood_still '([3-9].|...+)s!|.*swapper')" ]
+}
+
+# After a failure: a host that is on and does not answer is looked at, for as long as it takes its kernel to say why.
+lab_look_at_silent_hosts() {
+	local host task
+	for host in "${!host_pid[@]}"; do
+		if ! host_is_alive "$host" || [ ! -e "$lab_dir/$host/up" ] || host_patience=5 host_run "$host" true 2>/dev/null; then
+			continue
+		fi
+		echo "host $host is on and does not answer; its emulator's threads:" >&2
+		for task in "/proc/${host_pid[$host]}/task"/*; do
+			cat "$task/comm" "$task/wchan" "$task/syscall" 2>/dev/null | tr '\n' ' ' >&2
+			echo >&2
+		done
+		wait_until 40 void || true
+	done
 }
 
 lab_end() {
 	local status=$? log
 	trap - EXIT INT TERM HUP
-	if [ $status != 0 ] && hopeless; then
-		echo "all processors of emulated host $(lab_stuck_hosts | tr '\n' ' ')stand still in its kernel" >&2
+	[ $status = 0 ] || lab_look_at_silent_hosts
+	if [ $status != 0 ] && void; then
+		echo "all processors of an emulated host stood still in its kernel" >&2
 		status=$lab_is_void
 	fi
 	if [ ${#lab_pids[@]} -gt 0 ]; then
@@ -194,9 +216,10 @@ host_kill() {
 	wait_until 10 host_is_gone "$1"
 }
 
-# With $host_patience set, a command that takes so many seconds is given up. Keep-alive,
+# With $host_patience set, a command that takes so many seconds is given up. An emulated host may stand still for half a
+# minute: it is called again; and one that dies in the middle is noticed by keep-alive.
 host_agent() {
-	echo "$mgmt_net.$(host_number "$1"):$agent_port,keepalive,keepidle=5,keepintvl=5,keepcnt=3"
+	echo "$mgmt_net.$(host_number "$1"):$agent_port,retry=8,interval=1,keepalive,keepidle=5,keepintvl=5,keepcnt=7"
 }
 
 # The host's agent gets an id in the first line and a script in the rest. The exit status comes
