@@ -187,8 +187,11 @@ static void run_revert(struct filework_job *j)
 	char journal[PATH_MAX], activity[PATH_MAX];
 	struct snap *s = calloc(1, sizeof(*s));
 
-	w->rc = s ? snap_load(vm, w->name, s, &w->err)
-		  : err_set(&w->err, -ENOMEM, "out of memory");
+	if (!s) {
+		w->rc = err_set(&w->err, -ENOMEM, "out of memory");
+		return;
+	}
+	w->rc = snap_load(vm, w->name, s, &w->err);
 	if (!w->rc) {
 		w->rc = vmrun_journal_path(w->h, vm, journal, sizeof(journal));
 		w->rc = w->rc ? w->rc : vmrun_activity_path(w->h, vm, activity);

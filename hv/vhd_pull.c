@@ -219,7 +219,7 @@ int vhd_drop(struct vhd_image *v, int *fd_out, struct err *err)
 	else
 		take_out(v, 1, 1, &old);
 	end(v);
-	if (!rc)
+	if (old)
 		*fd_out = old->fd;
 	vhd_file_free(old);
 	return rc;
@@ -244,8 +244,9 @@ int vhd_replace(struct vhd_image *v, unsigned level, struct vhd_image *c, int fd
 		take_out(v, level + 1, 1, &old[1]);
 	}
 	end(v);
-	for (unsigned i = 0; !rc && i < 2; i++) {
-		fd_out[i] = old[i]->fd;
+	for (unsigned i = 0; i < 2; i++) {
+		if (old[i])
+			fd_out[i] = old[i]->fd;
 		vhd_file_free(old[i]);
 	}
 	vhd_close(c);

@@ -273,7 +273,7 @@ static uint64_t common_end(const struct vhd_image *v, unsigned since)
 {
 	uint64_t end = v->capacity;
 
-	for (unsigned i = 0; i <= since; i++)
+	for (unsigned i = 0; i <= since && i < v->n; i++)
 		if (v->file[i]->capacity < end)
 			end = v->file[i]->capacity;
 	return end;

@@ -229,6 +229,7 @@ static double of(const struct run *r, const struct figure *f)
 
 static void compare(struct kit *k, const char *dir, const struct load *l)
 {
+	const struct spread none = {0};
 	struct run r[2][TURNS];
 
 	for (int turn = 0; turn < TURNS; turn++)
@@ -247,8 +248,7 @@ static void compare(struct kit *k, const char *dir, const struct load *l)
 		(void)snprintf(name, sizeof(name), "journal: %s%s", l->name,
 			       f->name); /* fits */
 		kit_row(k, name, f->unit, spread_of(v[1], TURNS),
-			f->of_journal ? (struct spread){0} : spread_of(v[0], TURNS),
-			NO_TARGET, 0);
+			f->of_journal ? none : spread_of(v[0], TURNS), NO_TARGET, 0);
 	}
 }
 

@@ -117,7 +117,7 @@ static int log_next(struct log *l, struct entry *e)
 
 static int list(struct log *l)
 {
-	struct entry e;
+	struct entry e = {0};
 
 	for (uint64_t i = 0; i < l->n; i++) {
 		if (log_next(l, &e))
@@ -135,7 +135,7 @@ static int list(struct log *l)
 static int list_flushes(struct log *l, int marked)
 {
 	uint64_t *at = calloc(l->n + 1, sizeof(*at)), n = 0, last = 0, marks = 0;
-	struct entry e;
+	struct entry e = {0};
 	int rc = at ? 0 : -ENOMEM;
 
 	for (uint64_t i = 0; !rc && i < l->n; i++) {
@@ -179,7 +179,7 @@ static int put(const struct log *l, int disk, const struct entry *e, uint64_t fi
 
 static int skip_to(struct log *l, uint64_t from)
 {
-	struct entry e;
+	struct entry e = {0};
 
 	for (uint64_t i = 0; i < from; i++)
 		if (log_next(l, &e))
@@ -189,7 +189,7 @@ static int skip_to(struct log *l, uint64_t from)
 
 static int apply(struct log *l, int disk, uint64_t from, uint64_t to)
 {
-	struct entry e;
+	struct entry e = {0};
 	int rc = skip_to(l, from);
 
 	for (uint64_t i = from; !rc && i < to; i++) {
@@ -204,7 +204,7 @@ static int tear(struct log *l, int disk, uint64_t from, uint64_t to)
 {
 	uint64_t torn = from + (uint64_t)random() % (to > from ? to - from : 1);
 	int rc = skip_to(l, from);
-	struct entry e;
+	struct entry e = {0};
 
 	for (uint64_t i = from; !rc && i < to; i++) {
 		int take = random() & 1, fua;
@@ -221,7 +221,7 @@ static int tear(struct log *l, int disk, uint64_t from, uint64_t to)
 
 int main(int argc, char **argv)
 {
-	struct log l;
+	struct log l = {0};
 	int disk, rc;
 
 	if (argc == 3 && !strcmp(argv[1], "list"))

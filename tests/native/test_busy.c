@@ -65,7 +65,6 @@ static void saturate(struct twohosts *p, unsigned seconds)
 
 	if (th_view(p, host, &v))
 		th_fail(p, "host %s does not answer", p->host[host].name);
-	th_goes_on(p, host, 1, PROTECT_MS); /* else nobody has been heard yet */
 	observer_read(p->obs, &o);
 	frames = o.frames;
 	end = clock_mono_ns() + seconds * 1000000000ull;

@@ -106,7 +106,6 @@ static struct before settle(struct twohosts *p)
 	if (b.host < 0)
 		th_fail(p, "not protected after %d ms", PROTECT_MS);
 	all_paths(p, b.host);
-	th_goes_on(p, b.host, 1, PROTECT_MS); /* else nobody has been heard yet */
 	for (int i = 0; i < 2; i++) {
 		if (th_view(p, i, &v))
 			th_fail(p, "host %s does not answer", p->host[i].name);

@@ -141,7 +141,6 @@ static void settle(struct fire *f, struct twohosts *p)
 			f->term = v.term;
 	}
 	both_up(f);
-	th_goes_on(p, f->host, 1, PROTECT_MS); /* else nobody has been heard yet */
 	o = look(f);
 	f->switches = o.switches;
 	f->frames = o.frames;

@@ -525,6 +525,17 @@ int th_view(struct twohosts *p, int host, struct vm_view *v)
 	return 0;
 }
 
+/* Has the guest been heard at all? If it ever says anything. */
+static int was_heard(struct twohosts *p)
+{
+	struct observed o;
+
+	if (!p->obs || !strstr(p->opts.cmdline, "net=1"))
+		return 1;
+	observer_read(p->obs, &o);
+	return o.frames > 0;
+}
+
 int th_wait_protected(struct twohosts *p, unsigned timeout_ms)
 {
 	uint64_t end = clock_mono_ns() + (uint64_t)timeout_ms * 1000000;
@@ -532,7 +543,8 @@ int th_wait_protected(struct twohosts *p, unsigned timeout_ms)
 
 	do {
 		for (int i = 0; i < 2; i++)
-			if (p->host[i].rhead > 0 && !th_view(p, i, &v) && v.protected)
+			if (p->host[i].rhead > 0 && !th_view(p, i, &v) && v.protected &&
+			    was_heard(p))
 				return i;
 		th_sleep_ms(5);
 	} while (clock_mono_ns() < end);

@@ -99,7 +99,8 @@ void th_rate_path(struct twohosts *p, unsigned path, const char *rate, const cha
 
 /* 0, or -1 when that host's rhead does not answer now. */
 int th_view(struct twohosts *p, int host, struct vm_view *out);
-/* The host that runs the VM protected, waiting @timeout_ms for it; -1 if none does. */
+/* The host that runs the VM protected, waiting @timeout_ms for it; -1 if none does. Its guest has been heard by then,
+ * from this host or the other, if it says anything: else who moves it could not tell from where. */
 int th_wait_protected(struct twohosts *p, unsigned timeout_ms);
 /* The same, but it must be protected. */
 int th_protected(struct twohosts *p, unsigned timeout_ms);

@@ -52,7 +52,7 @@ static int slot_read(int fd, uint64_t n, uint64_t *number_out)
 /* The last number of @fd; and whether all that must be before it is there. */
 static int last(int fd, uint64_t *n_out, int *whole_out)
 {
-	uint64_t number, n = 0;
+	uint64_t number = 0, n = 0;
 	int rc = 0;
 
 	for (uint64_t i = 0; !rc && i < SLOTS; i++) {
