@@ -44,6 +44,7 @@ struct vmm_test {
 	struct vmm *m;
 	struct vmm_test_order o;
 	struct event *limit;
+	pthread_t thread;
 	struct path_terms got;
 	struct err err;
 	struct meter_result r;
@@ -321,6 +322,7 @@ static void test_done(void *arg)
 	struct vmm_test *t = arg;
 	struct vmm *m = t->m;
 
+	(void)pthread_join(t->thread, NULL); /* at once: this was its last word */
 	if (t->claimed)
 		atomic_store(&m->testing, 0);
 	if (t->o.client)
@@ -348,7 +350,6 @@ static int test_start(struct vmm *m, const struct vmm_test_order *o)
 	unsigned ms = o->client ? 2 * o->ms + MARGIN_MS : SERVE_MS;
 	const struct timeval limit = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
 	struct vmm_test *t = calloc(1, sizeof(*t));
-	pthread_t thread;
 
 	if (!t)
 		return -ENOMEM;
@@ -357,11 +358,10 @@ static int test_start(struct vmm *m, const struct vmm_test_order *o)
 	pthread_mutex_init(&t->lock, NULL); /* cannot fail on Linux */
 	t->limit = evtimer_new(loop_base(m->ctl), on_limit, t);
 	if (!t->limit || event_add(t->limit, &limit) ||
-	    pthread_create(&thread, NULL, test_main, t)) {
+	    pthread_create(&t->thread, NULL, test_main, t)) {
 		test_free(t);
 		return -ENOMEM;
 	}
-	pthread_detach(thread);
 	m->tests++;
 	if (m->test_idle)
 		(void)event_del(m->test_idle); /* not pending is fine */

@@ -178,7 +178,7 @@ static void primary_fails(const struct row *r)
 {
 	int host = protected_by(r->name);
 	unsigned before = told(host, r->told), moved = told(host, "asked to take over");
-	unsigned lost = told(!host, "unlinked");
+	unsigned lost = told(!host, "-> unlinked");
 	struct observed seen = look(r->name);
 	uint64_t term = term_of(host);
 
@@ -189,7 +189,7 @@ static void primary_fails(const struct row *r)
 	atomic_store(knob(host, r), 0);
 	/* As a standby it fails as well, while it does: each link that is lost by that takes a term, too. */
 	if (protected_by(r->name) != !host ||
-	    term_of(!host) != term + 1 + told(!host, "unlinked") - lost)
+	    term_of(!host) != term + 1 + told(!host, "-> unlinked") - lost)
 		th_fail(&p, "%s: it did not move once", r->name);
 	await_frames(!host, r->name);
 	if (look(r->name).switches != seen.switches + 1)
