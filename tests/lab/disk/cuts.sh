@@ -170,6 +170,12 @@ point() {
 	rm -rf "${work:?}/$name" "$work/$name".*
 }
 
+# flush_after HOST ENTRY: the number behind the next flush, be there marks behind it or not; of all entries if there is none. What
+# comes after a flush may only be there in part until then.
+flush_after() {
+	{ "$tools/replaylog" flushes "$dir/$1.log-writes" && wc -l < "$work/$1.list"; } | awk -v at="$2" '!found && $1 > at { print; found = 1 }'
+}
+
 # cut HOST: $points flushes of it, evenly, each once as it ended and once with some of what came before the next one.
 cut() {
 	local host=$1 now=0 all i n next
@@ -182,7 +188,7 @@ cut() {
 	echo "host $host: $(wc -l < "$work/$host.list") entries, ${#all[@]} flushes while marks were made"
 	for ((i = 0; i < points; i++)); do
 		n=$((${#all[@]} - 1 - (points - 1 - i) * ${#all[@]} / points))
-		next=${all[n + 1]:-$(wc -l < "$work/$host.list")}
+		next=$(flush_after "$host" "${all[n]}")
 		"$tools/replaylog" apply "$dir/$host.log-writes" "$work/$host.now" "$now" "${all[n]}"
 		now=${all[n]}
 		point "$host" "$now" "$now" 0 &
